@@ -1,0 +1,146 @@
+"""The one error tree. A message says what went wrong, which one, and what to do.
+
+    RewardmeshError
+    ├── RecipeError              an experiment that cannot be run as written
+    ├── WeightsMissing           a file of weights is not there, or is not the one that was shipped
+    ├── PictureRejected          bytes that are no picture, or too large to open
+    ├── ChecksMissing            a prompt says nothing that this oracle could verify
+    ├── ProtocolError            a message that does not have the protocol's shape
+    ├── PortInUse                somebody else listens there
+    ├── CheckpointCorrupt        a checkpoint or store whose checksum does not hold
+    ├── BufferFault             the server that carries samples
+    │   ├── BufferUnavailable        (retryable) it does not answer
+    │   ├── BufferMisconfigured      it would lose what it acknowledged, or is too old
+    │   └── BufferFull               an oracle's byte budget is spent
+    ├── StreamError              what a caller asked of a stream
+    │   ├── StaleClaim               the lease was lost to another consumer
+    │   └── UnknownGroup             never enqueued, or already forgotten
+    └── OracleError              the service that turns pictures into rewards
+        ├── OracleUnavailable        (retryable) it does not answer, or says that it is busy
+        ├── OracleTimeout            (retryable) it did not answer in time
+        └── OracleRejected           it answered, and will answer the same again
+
+Foreign exceptions are mapped to these once, at the boundary where they arise.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "BufferFault",
+    "BufferFull",
+    "BufferMisconfigured",
+    "BufferUnavailable",
+    "CheckpointCorrupt",
+    "ChecksMissing",
+    "OracleError",
+    "OracleRejected",
+    "OracleTimeout",
+    "OracleUnavailable",
+    "PictureRejected",
+    "PortInUse",
+    "ProtocolError",
+    "RecipeError",
+    "RewardmeshError",
+    "StaleClaim",
+    "StreamError",
+    "UnknownGroup",
+    "WeightsMissing",
+]
+
+
+class RewardmeshError(Exception):
+    """Base of all errors of this project; `retryable` says whether the same call may succeed later."""
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, what: str, which: str = "", what_to_do: str = "") -> None:
+        super().__init__(what, which, what_to_do)
+        self.what = what
+        self.which = which
+        self.what_to_do = what_to_do
+
+    def __str__(self) -> str:
+        """One line: `what (which): what to do`."""
+        which = f" ({self.which})" if self.which else ""
+        what_to_do = f": {self.what_to_do}" if self.what_to_do else ""
+        return " ".join(f"{self.what}{which}{what_to_do}".split())
+
+
+class RecipeError(RewardmeshError):
+    """A recipe with an unknown key, a wrong type or an impossible number."""
+
+
+class WeightsMissing(RewardmeshError):
+    """A file of weights is missing or does not have the recorded checksum."""
+
+
+class PictureRejected(RewardmeshError):
+    """Bytes that are no picture, are not what they claim to be, or are too large to open."""
+
+
+class ChecksMissing(RewardmeshError):
+    """The sample's checks hold nothing that the oracle asked could verify."""
+
+
+class ProtocolError(RewardmeshError):
+    """A message that does not have the protocol's shape."""
+
+
+class PortInUse(RewardmeshError):
+    """Another process listens on the port."""
+
+
+class CheckpointCorrupt(RewardmeshError):
+    """A checkpoint or a store that does not match its checksum."""
+
+
+class BufferFault(RewardmeshError):
+    """Something about the server that carries samples."""
+
+
+class BufferUnavailable(BufferFault):
+    """The server does not answer."""
+
+    retryable = True
+
+
+class BufferMisconfigured(BufferFault):
+    """The server is too old, evicts keys, or is not one that we can use."""
+
+
+class BufferFull(BufferFault):
+    """The byte budget of an oracle is spent."""
+
+
+class StreamError(RewardmeshError):
+    """A stream was asked for something that it cannot do."""
+
+
+class StaleClaim(StreamError):
+    """The lease on a sample was lost to another consumer."""
+
+
+class UnknownGroup(StreamError):
+    """The group was never enqueued, or was forgotten."""
+
+
+class OracleError(RewardmeshError):
+    """The service that turns pictures into rewards did not give a usable answer."""
+
+
+class OracleUnavailable(OracleError):
+    """It does not answer, or says that it is overloaded."""
+
+    retryable = True
+
+
+class OracleTimeout(OracleError):
+    """It did not answer within its deadline."""
+
+    retryable = True
+
+
+class OracleRejected(OracleError):
+    """It answered, and would answer the same again."""

@@ -1,0 +1,223 @@
+"""The stream: what carries samples to oracles and their results back. One object for each run.
+
+Life cycle of one (sample, oracle):
+
+    enqueue ──► waiting ──claim──► leased ──settle──► settled: Scored | ScoreFailure
+                   ▲                 │ │ ╲                     ▲   (a failure is kept as a dead letter)
+                   │   retry(delay)  │ │  ╲─settle(Deferred)─► deferred ──settle_late──┘
+                   ├── retrying ◄────┘ │                          └── deadline passed ─┘ failed: expired
+                   └── lease expired ◄─┘
+    on claim, without asking the oracle:  policy too old ──► failed: stale
+                                          delivered more than `max_deliveries` times ──► failed: poison
+
+Promises: an acknowledged sample gets exactly one recorded outcome for each oracle; the first one is kept and every later one is
+counted as a duplicate and dropped. An oracle may be asked more than once. When the last outcome of a (group, oracle)
+is recorded, the pair is complete and appended to the completions. Completions are a hint (they are trimmed); `outcomes`
+is the truth. A group is kept until the trainer forgets it, or until `group_ttl_s` has passed.
+
+    stream = MemoryStream("run-1", StreamSettings())
+    await stream.enqueue(group, oracles=["object_count"])
+    claims = await stream.claim("object_count", consumer="w1", max_samples=8, lease_s=30)
+    await stream.settle("object_count", consumer="w1", version="1",
+                        outcomes=[(c, Scored(sample_id=c.sample.sample_id, reward=1.0)) for c in claims])
+    outcome = await stream.outcomes(group.group_id, "object_count")     # outcome.complete is True
+    await stream.forget(group.group_id)
+
+Times are the server's, in seconds; a caller's clock is never compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rewardmesh.wire.messages import Deferred, Sample, Scored, ScoreFailure
+
+__all__ = [
+    "Admission",
+    "Claim",
+    "DeadLetter",
+    "Depth",
+    "Group",
+    "GroupOutcome",
+    "PendingSample",
+    "Result",
+    "SettleReport",
+    "Stream",
+    "StreamSettings",
+]
+
+Result = Scored | ScoreFailure | Deferred
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """Bounds of one run's stream. All participants of a run should use the same."""
+
+    budget_bytes: int = 64 * MIB  # pictures that wait for one oracle
+    dead_letter_bytes: int = 32 * MIB  # pictures of failed samples, for each oracle; the oldest go first
+    deferred_bytes: int = 64 * MIB  # pictures that wait for a deferred oracle's answer; the oldest go first
+    max_dead_letters: int = 1000  # entries kept for each oracle, with or without a picture
+    group_ttl_s: float = 86400.0  # what nobody forgets expires by age
+    max_staleness: int | None = None  # in policy versions; None: never stale
+    max_deliveries: int = 5  # a sample handed out more often than this kills workers: settled as poison
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingSample:
+    """A sample on its way in: its picture as bytes and their media type."""
+
+    sample: Sample
+    media_type: str
+    picture: bytes
+    hint: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """All samples of one prompt in one rollout."""
+
+    group_id: str
+    requests: tuple[PendingSample, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """Whether an oracle's stream took the group, and how full that stream is now."""
+
+    accepted: bool
+    bytes_in_use: int
+    budget_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A sample under lease. `attempts`: explicit retries before this one; `deliveries`: times handed out, this one included."""
+
+    entry_id: str
+    sample: Sample
+    media_type: str
+    picture: bytes
+    hint: float | None
+    attempts: int
+    deliveries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettleReport:
+    """What one settle did: new outcomes, outcomes that were already there, samples now deferred."""
+
+    settled: int = 0
+    duplicates: int = 0
+    deferred: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupOutcome:
+    """What is known of a (group, oracle). `results` by sample id; `version` is that of the last recorded result."""
+
+    group_id: str
+    oracle: str
+    complete: bool
+    results: Mapping[str, Result] = field(default_factory=dict)
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """How much waits for one oracle. `lag`: undelivered; `pending`: delivered and unsettled."""
+
+    lag: int
+    pending: int
+    retrying: int
+    deferred: int
+    bytes_in_use: int
+    budget_bytes: int
+    oldest_pending_s: float  # age of the oldest sample without an outcome, waiting or under lease
+    dead_letters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A sample that failed; its picture is None once the dead letters' own budget pushed it out."""
+
+    sample: Sample
+    oracle: str
+    failure: ScoreFailure
+    attempts: int
+    picture: bytes | None
+    media_type: str
+
+
+class Stream(Protocol):
+    """One run's stream. Every call may be repeated; failures of the server are raised as `BufferUnavailable`."""
+
+    @property
+    def run_id(self) -> str:
+        """The run whose samples this stream carries."""
+
+    async def enqueue(self, group: Group, *, oracles: Sequence[str]) -> dict[str, Admission]:
+        """Offers the group to each oracle. Idempotent by (group_id, oracle).
+
+        A full oracle refuses the whole group, for itself only; the others still take it. Once this returns, the
+        samples of every accepting oracle are acknowledged. Raises ValueError for an empty group or one with repeated ids.
+        """
+
+    async def claim(
+        self, oracle: str, *, consumer: str, max_samples: int, lease_s: float, wait_s: float = 0.0
+    ) -> list[Claim]:
+        """Leases up to `max_samples`: retries that are due, expired leases of others, then new ones.
+
+        Stale and poisonous samples, and deferred ones past their deadline, are settled here as failures. Waits up to
+        `wait_s` if there is nothing.
+        """
+
+    async def heartbeat(
+        self, oracle: str, *, consumer: str, claims: Sequence[Claim], lease_s: float
+    ) -> list[Claim]:
+        """Renews the leases (call it every lease_s / 3); returns those still held, the others belong to somebody else."""
+
+    async def settle(
+        self, oracle: str, *, consumer: str, outcomes: Sequence[tuple[Claim, Result]], version: str
+    ) -> SettleReport:
+        """Records outcomes, each at most once, all in one call to the server.
+
+        Idempotency key: (group_id, oracle, sample_id). An outcome whose lease was lost still counts if it is the first.
+        """
+
+    async def retry(
+        self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure, delay_s: float
+    ) -> bool:
+        """Hands the sample back, to be claimed again after `delay_s` (jitter is the caller's). False if the lease was lost."""
+
+    async def settle_late(self, oracle: str, *, group_id: str, result: Scored | ScoreFailure, version: str) -> bool:
+        """Records the answer to a deferred sample. False if it has an outcome already, or is unknown or forgotten."""
+
+    async def completions(
+        self, *, after: str = "0", wait_s: float = 0.0, max_count: int = 1000
+    ) -> tuple[list[tuple[str, str]], str]:
+        """Pairs (group_id, oracle) that became complete after the cursor, and the next cursor. A hint: see `outcomes`."""
+
+    async def outcomes(self, group_id: str, oracle: str) -> GroupOutcome:
+        """What is recorded for the pair. Raises UnknownGroup if it was never accepted, or was forgotten."""
+
+    async def groups(self) -> list[str]:
+        """Groups that are known and not forgotten, oldest first; what a trainer that restarts has to look at."""
+
+    async def forget(self, group_id: str) -> None:
+        """Removes the group and all that waits for it. Forgetting an unknown group is no error."""
+
+    async def set_policy_version(self, version: int) -> None:
+        """Says which policy version is current; samples older by more than `max_staleness` are stale. Never goes back."""
+
+    async def depth(self, oracle: str) -> Depth:
+        """How much waits for the oracle."""
+
+    async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:
+        """The latest failures, newest first."""
+
+    async def close(self) -> None:
+        """Lets go of the connection; what is in the stream stays."""
