@@ -1,0 +1,1 @@
+"""What learns: numerics, losses, models, algorithms, worlds, and the loop that joins them to rewards."""
