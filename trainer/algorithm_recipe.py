@@ -1,4 +1,6 @@
-"""The algorithm section of a recipe: every setting of TDM-R1, with its bounds. Plain pydantic, so that the algorithm needs nothing else.
+"""The algorithm section of a recipe: every setting of TDM-R1, with its bounds.
+
+Plain pydantic, so that the algorithm needs nothing else of ours.
 
 Defaults are those of the value form on the small shapes world; `docs/equations.md` has the equations cited.
 """
@@ -44,7 +46,7 @@ class AdamSettings(RecipeSection):
 
 
 class TauRange(RecipeSection):
-    """How a noise level tau is drawn: u ~ U(0, 1), then lower + (upper - lower) * u ** power, in the unshifted coordinate of (E6).
+    """How a noise level tau is drawn, in the unshifted coordinate of (E6): lower + (upper - lower) * u**power, u uniform.
 
     A boundary's own sigma is a lower bound as well, always: tau lies above it.
     """
@@ -131,7 +133,7 @@ class StudentSettings(RecipeSection):
     boundaries_per_update: int = Field(default=2, ge=1, le=64)
     """How many of the K steps, drawn at random, one update takes."""
     reward_steps: int | None = Field(default=None, ge=0)
-    """Steps that get the learned reward, counted from the first; the rest get matching and guidance alone. null means all K."""
+    """Steps, from the first, that get the learned reward; the rest get matching and guidance alone. null: all K."""
     tau: TauRange = TauRange()
     """Noise levels of the matching and guidance terms."""
     reward_tau: TauRange = TauRange(lower=0.3, upper=0.9, power=2.0)
@@ -162,11 +164,9 @@ class AlgorithmRecipe(RecipeSection):
     student: StudentSettings = StudentSettings()
     """The student."""
     batch_size: int = Field(default=96, ge=1, le=65536)
-    """Samples in an update, on each worker; whole groups, so the number is rounded down to a multiple of the group size."""
+    """Samples in an update, on each worker; rounded down to whole groups."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the networks' forwards (autocast); differences of denoising errors are always float32."""
-    deterministic: bool = True
-    """Sample with the ODE step (E4). Rewards of the end are then exact for every boundary; leave it so outside ablations."""
 
     @model_validator(mode="after")
     def _preference_has_no_bank(self) -> Self:

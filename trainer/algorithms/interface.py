@@ -93,14 +93,14 @@ class Algorithm(Protocol):
 
     @property
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """By name of the network they train; the launcher averages gradients over workers before each of their steps."""
+        """By name of the network they train; with several workers, gradients are averaged before each of their steps."""
 
     @property
     def num_steps(self) -> int:
         """K: student steps a picture."""
 
     def rollout(self, prompts: Sequence[str], group_size: int, rng: torch.Generator) -> RolloutTrajectory:
-        """Samples `group_size` trajectories for each prompt with the student, without gradient. All draws come from `rng` (CPU)."""
+        """Samples `group_size` trajectories a prompt with the student, without gradient. All draws come from `rng` (CPU)."""
 
     def surrogate_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the surrogate; needs rewards."""
