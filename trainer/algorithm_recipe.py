@@ -46,9 +46,9 @@ class AdamSettings(RecipeSection):
 
 
 class TauRange(RecipeSection):
-    """How a noise level tau is drawn, in the unshifted coordinate of (E6): lower + (upper - lower) * u**power, u uniform.
+    """How a noise level tau is drawn, in the unshifted coordinate of (E6): lower + (upper - lower) * u**power.
 
-    A boundary's own sigma is a lower bound as well, always: tau lies above it.
+    u is uniform. A boundary's own sigma is a lower bound as well, always: tau lies above it.
     """
 
     lower: FiniteFloat = Field(default=0.02, ge=0.0, lt=1)

@@ -7,7 +7,7 @@ Axis legend: B samples, G group size, K steps, C/H/W latent. Boundary k of a tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -70,8 +70,19 @@ class TrajectoryBatch:
 
     def to(self, device: torch.device | str) -> TrajectoryBatch:
         """The same batch on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return TrajectoryBatch(
+            boundaries=self.boundaries.to(device),
+            prompts=self.prompts,
+            group_index=self.group_index.to(device),
+            rewards=moved(self.rewards),
+            advantages=moved(self.advantages),
+            boundary_rewards=moved(self.boundary_rewards),
+            boundary_advantages=moved(self.boundary_advantages),
+        )
 
 
 def _credited(endpoint: Tensor | None, by_boundary: Tensor | None, boundary: int | Tensor) -> Tensor:
@@ -93,14 +104,14 @@ class Algorithm(Protocol):
 
     @property
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """By name of the network they train; with several workers, gradients are averaged before each of their steps."""
+        """By the network they train; with several workers, gradients are averaged before each of their steps."""
 
     @property
     def num_steps(self) -> int:
         """K: student steps a picture."""
 
     def rollout(self, prompts: Sequence[str], group_size: int, rng: torch.Generator) -> RolloutTrajectory:
-        """Samples `group_size` trajectories a prompt with the student, without gradient. All draws come from `rng` (CPU)."""
+        """Samples `group_size` trajectories a prompt with the student, no gradient; draws come from `rng` (CPU)."""
 
     def surrogate_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the surrogate; needs rewards."""
