@@ -1,0 +1,1 @@
+"""Prompt sets and the data that goes with them, one folder a world."""

@@ -1,0 +1,143 @@
+"""Prompts of the shapes world, their checks, and the split into training and held-out prompts.
+
+A prompt's ``key`` names its combination of kind, objects, colours, count, relation and word. Combinations that mean
+the same picture (``a circle left of a star``, ``a star right of a circle``) share one key, and training and held-out
+prompts share none. ``single_object`` has six prompts only, too few to split: it is held out by seed, so the same six
+prompts stand in both sets and evaluation uses noise that training never draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations, permutations
+from typing import Any
+
+from trainer.worlds.shapes.vocabulary import COLORS, COUNTS, KINDS, PLURALS, RELATIONS, SHAPES, WORDS
+
+HELDOUT_SHARE = 0.25
+"""Share of the combinations of a kind that training never sees."""
+SEED_SPLIT_KINDS = ("single_object",)
+"""Kinds whose prompts stand in both sets, because they are too few to split."""
+_MIRRORED = {"right of": "left of", "below": "above"}
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """One prompt, what must be true of its picture, and the combination that it stands for."""
+
+    prompt: str
+    checks: dict[str, Any]
+    """GenEval's metadata (``tag``, ``include``, ``exclude``), plus ``text`` for spelling."""
+    kind: str
+    key: str
+
+
+def _a(words: str) -> str:
+    return f"a {words}"
+
+
+def _spec(kind: str, prompt: str, key: str, include: list[dict[str, Any]], **more: Any) -> PromptSpec:
+    checks: dict[str, Any] = {"tag": kind, "include": include, **more}
+    return PromptSpec(prompt=prompt, checks=checks, kind=kind, key=f"{kind}|{key}")
+
+
+def single_object() -> list[PromptSpec]:
+    return [_spec("single_object", _a(s), s, [{"class": s, "count": 1}]) for s in SHAPES]
+
+
+def two_object() -> list[PromptSpec]:
+    return [
+        _spec("two_object", f"a {a} and a {b}", "+".join(sorted((a, b))), [_one(a), _one(b)])
+        for a, b in permutations(SHAPES, 2)
+    ]
+
+
+def counting() -> list[PromptSpec]:
+    return [
+        _spec(
+            "counting",
+            f"{word} {PLURALS[s]}",
+            f"{n} {s}",
+            [{"class": s, "count": n}],
+            exclude=[{"class": s, "count": n + 1}],
+        )
+        for n, word in COUNTS.items()
+        for s in SHAPES
+    ]
+
+
+def colors() -> list[PromptSpec]:
+    return [_spec("colors", f"a {c} {s}", f"{c} {s}", [_one(s, color=c)]) for c in COLORS for s in SHAPES]
+
+
+def position() -> list[PromptSpec]:
+    """``include`` lists the reference first, as GenEval does, so that the second clause can point at it."""
+    specs = []
+    for a, b in permutations(SHAPES, 2):
+        for relation in RELATIONS:
+            first, second, canonical = (a, b, relation) if relation not in _MIRRORED else (b, a, _MIRRORED[relation])
+            key = f"{first} {canonical} {second}"
+            specs.append(
+                _spec("position", f"a {a} {relation} a {b}", key, [_one(b), _one(a, position=[relation, 0])])
+            )
+    return specs
+
+
+def color_attr() -> list[PromptSpec]:
+    specs = []
+    for a, b in combinations(SHAPES, 2):
+        for ca, cb in permutations(COLORS, 2):
+            include = [_one(a, color=ca), _one(b, color=cb)]
+            specs.append(_spec("color_attr", f"a {ca} {a} and a {cb} {b}", f"{ca} {a}+{cb} {b}", include))
+    return specs
+
+
+def spelling() -> list[PromptSpec]:
+    return [_spec("spelling", f'the word "{word}"', word, [], text=word) for word in WORDS]
+
+
+def _one(shape: str, **more: Any) -> dict[str, Any]:
+    return {"class": shape, "count": 1, **more}
+
+
+@cache
+def all_prompts() -> tuple[PromptSpec, ...]:
+    """Every prompt of the world, kind by kind in the order of ``KINDS``."""
+    makers = {
+        "single_object": single_object,
+        "two_object": two_object,
+        "counting": counting,
+        "colors": colors,
+        "position": position,
+        "color_attr": color_attr,
+        "spelling": spelling,
+    }
+    return tuple(spec for kind in KINDS for spec in makers[kind]())
+
+
+@cache
+def _heldout_keys() -> frozenset[str]:
+    """A quarter of the keys of each kind, chosen by the hash of the key: stable when the vocabulary grows."""
+    chosen: set[str] = set()
+    for kind in KINDS:
+        if kind in SEED_SPLIT_KINDS:
+            continue
+        keys = sorted({s.key for s in all_prompts() if s.kind == kind}, key=_rank)
+        chosen.update(keys[: round(HELDOUT_SHARE * len(keys))])
+    return frozenset(chosen)
+
+
+def _rank(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def train_prompts() -> list[PromptSpec]:
+    """Prompts that pre-training and post-training may see."""
+    return [s for s in all_prompts() if s.key not in _heldout_keys()]
+
+
+def heldout_prompts() -> list[PromptSpec]:
+    """Prompts for evaluation only; those of ``SEED_SPLIT_KINDS`` are held out by seed."""
+    return [s for s in all_prompts() if s.key in _heldout_keys() or s.kind in SEED_SPLIT_KINDS]
