@@ -1,0 +1,205 @@
+"""The recipe: what an experiment is. Frozen models with bounds; where it runs is environment, not recipe.
+
+Every key has a docstring. `trainer.recipe` reads YAML into these and turns faults into one line each.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from trainer.algorithm_recipe import AlgorithmRecipe, RecipeSection
+
+__all__ = [
+    "EvaluationSettings",
+    "FeedbackSettings",
+    "ModelSettings",
+    "OracleUse",
+    "PromptSettings",
+    "Recipe",
+    "RunSettings",
+    "StoreSettings",
+]
+
+MIB = 1024 * 1024
+
+
+class ModelSettings(RecipeSection):
+    """Which pretrained networks are post-trained."""
+
+    family: Literal["sd3"] = "sd3"
+    """Model family: a StableDiffusion3 pipeline folder."""
+    folder: str = "shapes"
+    """A folder of pipeline components, or `shapes` for the weights that ship with the embedded world."""
+
+
+class PromptSettings(RecipeSection):
+    """Which prompts are rolled out, and how many at once."""
+
+    world: Literal["shapes"] = "shapes"
+    """Where prompts and their checks come from."""
+    kinds: tuple[str, ...] | None = None
+    """Kinds of prompts to train on; null means every kind of the world."""
+    kind_weights: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """How often a kind is drawn, relative to 1; 0 leaves it out."""
+    groups_per_iteration: int = Field(default=12, ge=1, le=4096)
+    """Groups (prompts) in one rollout, over all workers."""
+    group_size: int = Field(default=12, ge=2, le=256)
+    """G: samples of a group. Advantages are over these."""
+
+    @model_validator(mode="after")
+    def _weights_are_weights(self) -> Self:
+        if any(weight < 0 for weight in self.kind_weights.values()):
+            raise ValueError("kind_weights must not be negative")
+        return self
+
+
+class OracleUse(RecipeSection):
+    """How the run uses one oracle; where the oracle is, the registry knows."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The oracle's registered name."""
+    weight: FiniteFloat = Field(default=1.0, gt=0, le=1000)
+    """Weight of its reward in the weighted mean over the oracles that apply to a sample."""
+    normalisation: Literal["none", "unit_range", "group_std"] = "unit_range"
+    """Before weighting: as it is; mapped from [reward_min, reward_max] to [-0.5, 0.5]; or centred and divided by its
+    standard deviation in the group."""
+    reward_min: FiniteFloat = 0.0
+    """Lower end of its reward, for `unit_range`."""
+    reward_max: FiniteFloat = 1.0
+    """Upper end of its reward, for `unit_range`."""
+    role: Literal["required", "late"] = "required"
+    """Whether an iteration waits for it, or takes its answers whenever they come (for the surrogate alone)."""
+    applies: Literal["objects", "text", "all"] = "all"
+    """Prompts it is asked about: those whose checks name objects, those that ask for a text, or every one."""
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> Self:
+        if self.reward_min >= self.reward_max:
+            raise ValueError(f"reward_min ({self.reward_min}) must be below reward_max ({self.reward_max})")
+        return self
+
+
+class FeedbackSettings(RecipeSection):
+    """Which rewards, and how long learning goes on without them."""
+
+    oracles: tuple[OracleUse, ...] = Field(min_length=1)
+    """The oracles that the run learns from."""
+    pictures: Literal["endpoint", "every_boundary"] = "endpoint"
+    """What is scored: the finished picture, credited to every boundary; or the clean prediction at each boundary too."""
+    max_inflight: int = Field(default=2, ge=1, le=64)
+    """Rollouts that may be out for scoring at once; 1 is strictly synchronous."""
+    max_staleness: int = Field(default=4, ge=0, le=10_000)
+    """Oldest rollout that the student may learn from, in policy versions; the surrogate has a limit of its own."""
+    max_free_updates: int = Field(default=2, ge=0, le=1000)
+    """Updates that need no reward (fake score) done at most for each rollout while it is awaited."""
+    wait_s: FiniteFloat = Field(default=120.0, gt=0, le=86_400)
+    """Longest wait for a rollout's required rewards; then the run goes on with the groups that are complete."""
+    max_empty_iterations: int = Field(default=3, ge=1, le=1000)
+    """Iterations in a row without one complete group after which the run stops, with an error that names the oracle."""
+    max_late_groups: int = Field(default=2000, ge=0)
+    """Groups that are still watched for late answers; the oldest are given up first."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [oracle.name for oracle in self.oracles]
+        if len(set(names)) != len(names):
+            raise ValueError("oracles: each name may stand there once")
+        if all(oracle.role == "late" for oracle in self.oracles):
+            raise ValueError("oracles: at least one must be required, or there is nothing to wait for")
+        if self.max_staleness < self.max_inflight - 1:
+            raise ValueError(
+                f"max_staleness ({self.max_staleness}) must be at least max_inflight - 1 ({self.max_inflight - 1}): "
+                "with that many rollouts out, the last one is that old when its turn comes"
+            )
+        return self
+
+
+class StoreSettings(RecipeSection):
+    """The trajectory store on disk, and the replay bank over it."""
+
+    max_bytes: int = Field(default=2048 * MIB, ge=MIB)
+    """Upper bound of the store's files on each worker; the oldest segment goes first."""
+    segment_bytes: int = Field(default=64 * MIB, ge=64 * 1024)
+    """Size at which a new segment file is begun."""
+    max_age_s: FiniteFloat = Field(default=7 * 86_400.0, gt=0)
+    """Segments last written longer ago than this are removed."""
+    bank_groups: int = Field(default=2000, ge=0, le=1_000_000)
+    """Groups the replay bank draws from: newest in, oldest out."""
+
+    @model_validator(mode="after")
+    def _several_segments(self) -> Self:
+        if self.segment_bytes * 2 > self.max_bytes:
+            raise ValueError("segment_bytes must be at most half of max_bytes, or removing one would empty the store")
+        return self
+
+
+class EvaluationSettings(RecipeSection):
+    """Held-out evaluation, before and after."""
+
+    prompts_per_kind: int = Field(default=24, ge=1)
+    """Held-out prompts of each kind (all of them where a kind has fewer)."""
+    pictures_per_kind: int = Field(default=102, ge=1)
+    """Pictures of each kind, spread over its prompts by seed."""
+    seed: int = Field(default=20_000, ge=0)
+    """First seed; training never draws from these."""
+    batch_size: int = Field(default=64, ge=1)
+    """Pictures sampled at once."""
+    teacher_steps: int = Field(default=40, ge=1, le=1000)
+    """Steps of the teacher with guidance: two forwards each, so 40 steps are 80 NFE."""
+    teacher_guidance_scale: FiniteFloat = Field(default=4.5, ge=1, le=100)
+    """w of (E5) for the teacher."""
+    confidence: FiniteFloat = Field(default=0.95, gt=0.5, lt=1)
+    """Of the interval of the paired difference."""
+
+
+class RunSettings(RecipeSection):
+    """How long a run goes on, and what it leaves behind."""
+
+    iterations: int = Field(default=50, ge=1, le=10_000_000)
+    """Iterations in all, those before a resume included."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Every draw of the run follows from it."""
+    time_limit_s: FiniteFloat | None = Field(default=None, gt=0)
+    """Training time, that before a resume included, after which the run ends early; null means none."""
+    checkpoint_every: int = Field(default=10, ge=1)
+    """Iterations from one checkpoint to the next; the last one always gets one."""
+    checkpoints_kept: int = Field(default=2, ge=1, le=100)
+    """Checkpoints kept; the oldest go first. Two let a damaged one be survived."""
+    permute_rewards: bool = False
+    """The control: rewards are permuted within each group, so that they say nothing about the pictures."""
+
+
+class Recipe(RecipeSection):
+    """One experiment."""
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Named in every result."""
+    description: str = ""
+    """A line for people."""
+    model: ModelSettings = ModelSettings()
+    """What is trained."""
+    algorithm: AlgorithmRecipe = AlgorithmRecipe()
+    """How it learns."""
+    prompts: PromptSettings = PromptSettings()
+    """What it is asked to draw."""
+    feedback: FeedbackSettings
+    """Who judges."""
+    store: StoreSettings = StoreSettings()
+    """What is kept of the rollouts."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How it is measured."""
+    run: RunSettings = RunSettings()
+    """How long, and from which seed."""
+    use_gpu: bool = False
+    """Train on CUDA devices, one a worker; the code is the same on the CPU."""
+
+    @model_validator(mode="after")
+    def _batch_holds_groups(self) -> Self:
+        if self.algorithm.batch_size < self.prompts.group_size:
+            raise ValueError(
+                f"algorithm.batch_size ({self.algorithm.batch_size}) must hold at least one whole group of "
+                f"prompts.group_size ({self.prompts.group_size})"
+            )
+        return self
