@@ -23,7 +23,9 @@ MACHINE_PATHS = re.compile(r"(?<![\w./{}$-])/(?:" + "home|root|Users|" + "work" 
 UNSAFE_IMPORTS = re.compile(
     r"^\s*(?:from|import)\s+(?:pickle|_pickle|cloudpickle|dill|joblib|marshal|shelve)\b", re.MULTILINE
 )
-UNSAFE_LOADS = re.compile(r"allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.unsafe_load|yaml\.(?:Unsafe|Full)?Loader\b")
+UNSAFE_LOADS = re.compile(
+    r"allow_pickle\s*=\s*True|weights_only\s*=\s*False|yaml\.unsafe_load|yaml\.(?:Unsafe|Full)?Loader\b"
+)
 EMPTY_NAMES = {"common", "helper", "helpers", "misc", "shared", "util", "utils"}
 
 
