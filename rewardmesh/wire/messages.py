@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from rewardmesh.wire.strict_json import dump_json, require_finite
 
@@ -17,11 +17,14 @@ __all__ = [
     "PROTOCOL",
     "Checks",
     "Clause",
+    "Count",
     "Deferred",
     "Detail",
     "FailureCode",
     "Identifier",
     "Message",
+    "Name",
+    "Number",
     "OracleEndpoint",
     "OracleInfo",
     "Sample",
@@ -37,8 +40,22 @@ __all__ = [
 
 PROTOCOL = 1
 
-#: Names that end up inside keys of the server: no spaces, colons, braces or control characters.
-Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=-]*$")]
+#: Names of runs and oracles: parts of keys, folders and URLs.
+Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+#: Ids of groups and samples: no spaces, braces or control characters.
+Identifier = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+=:/#-]*$")]
+
+
+def _a_number(value: object) -> object:
+    if isinstance(value, bool | str | bytes):
+        raise ValueError("not a number")  # noqa: TRY004 - pydantic reports ValueErrors
+    return value
+
+
+#: A finite number; the string "1" and the boolean true are not numbers.
+Number = Annotated[float, BeforeValidator(_a_number), Field(allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_a_number)]
 
 #: What explains a reward: any strict JSON object.
 Detail = Annotated[dict[str, Any], AfterValidator(require_finite)]
@@ -68,16 +85,16 @@ class Message(BaseModel):
 
     def to_json(self) -> str:
         """Compact JSON; raises ValueError for anything that strict JSON cannot say."""
-        return dump_json(self.model_dump(mode="python"))
+        return dump_json(self.model_dump(mode="python", by_alias=True))
 
 
 class Clause(Message):
     """One demand on a picture, as GenEval writes it: so many of a class, perhaps of a colour, perhaps somewhere."""
 
     cls: str = Field(alias="class", min_length=1)
-    count: int = Field(default=1, ge=1)
+    count: Count = Field(default=1, ge=1)
     color: str | None = None
-    position: tuple[str, int] | None = None  # relation, index of the clause that it relates to
+    position: tuple[str, Count] | None = None  # relation, index of the clause that it relates to
 
 
 class Checks(Message):
@@ -105,11 +122,11 @@ class Sample(Message):
     `boundary_index` is K for the finished picture and less for the decoded clean prediction of an earlier boundary.
     """
 
-    run_id: Identifier
+    run_id: Name
     group_id: Identifier
     sample_id: Identifier
-    policy_version: int = Field(ge=0)
-    boundary_index: int = Field(ge=0)
+    policy_version: Count = Field(ge=0)
+    boundary_index: Count = Field(ge=0)
     prompt: str
     checks: Checks
 
@@ -118,9 +135,9 @@ class ScoreRequest(Message):
     """A sample for one oracle; `hint` is the surrogate's present opinion, for oracles that choose what to ask."""
 
     sample: Sample
-    oracle: Identifier
+    oracle: Name
     media_type: str
-    hint: FiniteFloat | None = None
+    hint: Number | None = None
 
 
 class Scored(Message):
@@ -128,7 +145,7 @@ class Scored(Message):
 
     kind: Literal["scored"] = "scored"
     sample_id: Identifier
-    reward: FiniteFloat
+    reward: Number
     detail: Detail = Field(default_factory=dict)
 
 
@@ -147,7 +164,7 @@ class Deferred(Message):
 
     kind: Literal["deferred"] = "deferred"
     sample_id: Identifier
-    until: FiniteFloat = Field(ge=0)
+    until: Number = Field(ge=0)
 
 
 ScoreResult = Annotated[Scored | ScoreFailure | Deferred, Field(discriminator="kind")]
@@ -162,12 +179,12 @@ def parse_result(text: str | bytes) -> Scored | ScoreFailure | Deferred:
 class OracleInfo(Message):
     """What an oracle says about itself at `GET /v1/oracle`."""
 
-    name: Identifier
+    name: Name
     version: str = Field(min_length=1)
-    reward_min: FiniteFloat
-    reward_max: FiniteFloat
+    reward_min: Number
+    reward_max: Number
     media_types: tuple[str, ...] = Field(min_length=1)
-    max_batch: int = Field(ge=1)
+    max_batch: Count = Field(ge=1)
     granularity: Literal["sample", "group"] = "sample"
     deferred: bool = False
 
@@ -185,7 +202,7 @@ class ScoreItem(Message):
     media_type: str
     picture: str | None = None
     picture_base64: str | None = None
-    hint: FiniteFloat | None = None
+    hint: Number | None = None
 
     @model_validator(mode="after")
     def _one_picture(self) -> Self:
@@ -197,16 +214,16 @@ class ScoreItem(Message):
 class ScoreBatch(Message):
     """The part `request` of `POST /v1/score`."""
 
-    protocol: int = Field(default=PROTOCOL, ge=1, le=PROTOCOL)
-    oracle: Identifier
+    protocol: Count = Field(default=PROTOCOL, ge=1, le=PROTOCOL)
+    oracle: Name
     items: list[ScoreItem] = Field(min_length=1)
-    deadline_s: FiniteFloat | None = Field(default=None, gt=0)
+    deadline_s: Number | None = Field(default=None, gt=0)
 
 
 class ScoreBatchReply(Message):
     """The answer to a batch; it may lack samples, and a sample that it lacks counts as not answered."""
 
-    oracle: Identifier
+    oracle: Name
     version: str = Field(min_length=1)
     results: list[ScoreResult]
 
@@ -214,12 +231,12 @@ class ScoreBatchReply(Message):
 class OracleEndpoint(Message):
     """What the registry keeps: where an oracle is and what it bears."""
 
-    name: Identifier
+    name: Name
     url: str = Field(pattern=r"^https?://\S+$")
-    max_batch: int = Field(ge=1)
-    concurrency: int = Field(default=1, ge=1)
-    deadline_s: FiniteFloat = Field(default=30.0, gt=0)
-    max_attempts: int = Field(default=4, ge=1)
-    retry_base_s: FiniteFloat = Field(default=0.5, gt=0)
-    retry_budget_s: FiniteFloat = Field(default=300.0, ge=0)
+    max_batch: Count = Field(ge=1)
+    concurrency: Count = Field(default=1, ge=1)
+    deadline_s: Number = Field(default=30.0, gt=0)
+    max_attempts: Count = Field(default=4, ge=1)
+    retry_base_s: Number = Field(default=0.5, gt=0)
+    retry_budget_s: Number = Field(default=300.0, ge=0)
     paused: bool = False

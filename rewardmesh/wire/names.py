@@ -1,19 +1,83 @@
 """Every name that more than one process must agree on: keys of the server, metrics, log fields.
 
-All keys of a run share one hash tag (`{run_id}`), so that one Lua call may touch them, also on a cluster.
+All keys of a run begin with `rm:{run_id}:`; the braces are a hash tag, so that one Lua call may touch them all, also
+on a cluster. What follows is one of `RUN_KEYS`, or one of `KEY_KINDS` with a group id, an oracle or a random token.
 """
 
 from __future__ import annotations
 
-__all__ = ["REGISTRY_ORACLES", "REGISTRY_RUNS", "run_prefix", "text"]
+from typing import Final
 
-REGISTRY_ORACLES = "rm:registry:oracles"
-REGISTRY_RUNS = "rm:registry:runs"
+__all__ = [
+    "KEY_KINDS",
+    "LOG_FIELDS",
+    "METRICS",
+    "REGISTRY_ORACLES",
+    "REGISTRY_RUNS",
+    "RUN_KEYS",
+    "WORKERS",
+    "prefix",
+    "run_key",
+    "text",
+]
+
+REGISTRY_ORACLES: Final = "rm:registry:oracles"  # hash: name -> OracleEndpoint as JSON
+REGISTRY_RUNS: Final = "rm:registry:runs"  # set of run ids
+WORKERS: Final = "workers"  # the one consumer group of every stream
+
+RUN_KEYS: Final[dict[str, str]] = {
+    "settings": "string: the StreamSettings that the producer last enqueued with",
+    "policy": "sorted set: the current policy version, as the score of `version`",
+    "groups": "sorted set: groups not forgotten, by the time they came",
+    "results": "stream: completed (group, oracle) pairs; trimmed",
+}
+KEY_KINDS: Final[dict[str, str]] = {
+    "group": "hash by group: messages, where each sample waits, outcomes",
+    "blobs": "hash by group: pictures that some oracle still needs",
+    "stage": "hash by token: pictures on their way in; expires",
+    "stream": "stream by oracle: samples waiting or under lease, ids only",
+    "retry": "sorted set by oracle: samples to be claimed again, by due time",
+    "deferred": "sorted set by oracle: samples whose answer comes later, by deadline",
+    "held": "sorted set by oracle: deferred samples whose picture is still kept, by time of deferral",
+    "stat": "hash by oracle: bytes in use, duplicates",
+    "dead": "stream by oracle: failed samples; trimmed",
+    "deadpics": "hash by oracle: pictures of failed samples, by dead letter",
+}
+
+#: Metrics, with their unit and labels; every process that reports one uses this name.
+METRICS: Final[dict[str, str]] = {
+    "rewardmesh_stream_lag": "samples not yet delivered, by run and oracle",
+    "rewardmesh_stream_pending": "samples delivered and unsettled, by run and oracle",
+    "rewardmesh_stream_retrying": "samples that wait for another attempt, by run and oracle",
+    "rewardmesh_stream_deferred": "samples whose answer comes later, by run and oracle",
+    "rewardmesh_stream_bytes": "picture bytes in use, by run and oracle",
+    "rewardmesh_stream_oldest_pending_s": "age of the oldest unsettled sample, by run and oracle",
+    "rewardmesh_stream_dead_letters": "failed samples kept, by run and oracle",
+    "rewardmesh_samples_settled": "outcomes recorded, by run, oracle and kind",
+    "rewardmesh_samples_duplicate": "outcomes that were already there, by run and oracle",
+    "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle and code",
+    "rewardmesh_oracle_latency_s": "seconds that one batch took over HTTP, by oracle",
+    "rewardmesh_reward": "mean reward of an iteration, by run and oracle",
+    "rewardmesh_reward_time_exposed_s": "seconds an iteration waited for rewards, by run",
+    "rewardmesh_reward_time_hidden_s": "seconds of reward time that learning overlapped, by run",
+    "rewardmesh_iteration_s": "seconds an iteration took, by run and part",
+}
+
+#: Fields of structured logs that identify what a line is about.
+LOG_FIELDS: Final = ("run_id", "group_id", "sample_id", "oracle", "policy_version", "iteration")
 
 
-def run_prefix(run_id: str) -> str:
+def prefix(run_id: str) -> str:
     """The beginning of all keys of a run."""
     return f"rm:{{{run_id}}}:"
+
+
+def run_key(run_id: str, kind: str, name: str = "") -> str:
+    """One key of a run: one of RUN_KEYS without a name, one of KEY_KINDS with one."""
+    known = KEY_KINDS if name else RUN_KEYS
+    if kind not in known:
+        raise ValueError(f"no such key: {kind}")
+    return f"{prefix(run_id)}{kind}:{name}" if name else f"{prefix(run_id)}{kind}"
 
 
 def text(raw: bytes | str) -> str:

@@ -10,9 +10,12 @@ from typing import Protocol
 from redis.asyncio import Redis
 
 from rewardmesh.wire import names
+from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.messages import OracleEndpoint
 
 __all__ = ["MemoryRegistry", "OracleRegistry", "Registry"]
+
+_WHICH = "registry"
 
 
 class OracleRegistry(Protocol):
@@ -44,24 +47,30 @@ class Registry:
         self._redis = redis
 
     async def put_oracle(self, endpoint: OracleEndpoint) -> None:
-        await self._redis.hset(names.REGISTRY_ORACLES, endpoint.name, endpoint.to_json())
+        with server_errors(_WHICH):
+            await self._redis.hset(names.REGISTRY_ORACLES, endpoint.name, endpoint.to_json())
 
     async def oracles(self) -> list[OracleEndpoint]:
-        kept: dict[bytes, bytes] = await self._redis.hgetall(names.REGISTRY_ORACLES)
+        with server_errors(_WHICH):
+            kept = await self._redis.hgetall(names.REGISTRY_ORACLES)
         return sorted(map(OracleEndpoint.model_validate_json, kept.values()), key=lambda endpoint: endpoint.name)
 
     async def remove_oracle(self, name: str) -> None:
-        await self._redis.hdel(names.REGISTRY_ORACLES, name)
+        with server_errors(_WHICH):
+            await self._redis.hdel(names.REGISTRY_ORACLES, name)
 
     async def put_run(self, run_id: str) -> None:
-        await self._redis.sadd(names.REGISTRY_RUNS, run_id)
+        with server_errors(_WHICH):
+            await self._redis.sadd(names.REGISTRY_RUNS, run_id)
 
     async def runs(self) -> list[str]:
-        members = await self._redis.smembers(names.REGISTRY_RUNS)
+        with server_errors(_WHICH):
+            members = await self._redis.smembers(names.REGISTRY_RUNS)
         return sorted(names.text(member) for member in members)
 
     async def end_run(self, run_id: str) -> None:
-        await self._redis.srem(names.REGISTRY_RUNS, run_id)
+        with server_errors(_WHICH):
+            await self._redis.srem(names.REGISTRY_RUNS, run_id)
 
 
 class MemoryRegistry:

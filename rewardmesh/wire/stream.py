@@ -7,13 +7,13 @@ Life cycle of one (sample, oracle):
                    │   retry(delay)  │ │  ╲─settle(Deferred)─► deferred ──settle_late──┘
                    ├── retrying ◄────┘ │                          └── deadline passed ─┘ failed: expired
                    └── lease expired ◄─┘
-    on claim, without asking the oracle:  policy too old ──► failed: stale
+    on claim, without asking the oracle:  policy too old ──► failed: stale (no dead letter)
                                           delivered more than `max_deliveries` times ──► failed: poison
 
-Promises: an acknowledged sample gets exactly one recorded outcome for each oracle; the first one is kept and every later one is
-counted as a duplicate and dropped. An oracle may be asked more than once. When the last outcome of a (group, oracle)
-is recorded, the pair is complete and appended to the completions. Completions are a hint (they are trimmed); `outcomes`
-is the truth. A group is kept until the trainer forgets it, or until `group_ttl_s` has passed.
+Promises: an acknowledged sample gets exactly one recorded outcome for each oracle; the first one is kept and every
+later one is counted as a duplicate and dropped. An oracle may be asked more than once. When the last outcome of a
+(group, oracle) is recorded, the pair is complete and appended to the completions. Completions are a hint (they are
+trimmed); `outcomes` is the truth. A group is kept until the trainer forgets it, or until `group_ttl_s` has passed.
 
     stream = MemoryStream("run-1", StreamSettings())
     await stream.enqueue(group, oracles=["object_count"])
@@ -23,7 +23,8 @@ is the truth. A group is kept until the trainer forgets it, or until `group_ttl_
     outcome = await stream.outcomes(group.group_id, "object_count")     # outcome.complete is True
     await stream.forget(group.group_id)
 
-Times are the server's, in seconds; a caller's clock is never compared with it.
+Times are the server's, in seconds; only a deferral's `until` comes from outside. All consumers of an oracle should use
+one `lease_s`: who claims judges by its own whether another's lease has expired.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rewardmesh.wire.errors import BufferFull, ProtocolError
 from rewardmesh.wire.messages import Deferred, Sample, Scored, ScoreFailure
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "SettleReport",
     "Stream",
     "StreamSettings",
+    "require_enqueueable",
 ]
 
 Result = Scored | ScoreFailure | Deferred
@@ -95,7 +98,10 @@ class Admission:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A sample under lease. `attempts`: explicit retries before this one; `deliveries`: times handed out, this one included."""
+    """A sample under lease.
+
+    `attempts`: explicit retries before this one; `deliveries`: times it was handed out, this one included.
+    """
 
     entry_id: str
     sample: Sample
@@ -163,7 +169,8 @@ class Stream(Protocol):
         """Offers the group to each oracle. Idempotent by (group_id, oracle).
 
         A full oracle refuses the whole group, for itself only; the others still take it. Once this returns, the
-        samples of every accepting oracle are acknowledged. Raises ValueError for an empty group or one with repeated ids.
+        samples of every accepting oracle are acknowledged. Raises ProtocolError for an empty group or repeated ids, and
+        BufferFull for a group that is larger than the whole budget.
         """
 
     async def claim(
@@ -175,10 +182,8 @@ class Stream(Protocol):
         `wait_s` if there is nothing.
         """
 
-    async def heartbeat(
-        self, oracle: str, *, consumer: str, claims: Sequence[Claim], lease_s: float
-    ) -> list[Claim]:
-        """Renews the leases (call it every lease_s / 3); returns those still held, the others belong to somebody else."""
+    async def heartbeat(self, oracle: str, *, consumer: str, claims: Sequence[Claim], lease_s: float) -> list[Claim]:
+        """Renews the leases (call it every lease_s / 3); returns those still held, the others are somebody else's."""
 
     async def settle(
         self, oracle: str, *, consumer: str, outcomes: Sequence[tuple[Claim, Result]], version: str
@@ -188,10 +193,11 @@ class Stream(Protocol):
         Idempotency key: (group_id, oracle, sample_id). An outcome whose lease was lost still counts if it is the first.
         """
 
-    async def retry(
-        self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure, delay_s: float
-    ) -> bool:
-        """Hands the sample back, to be claimed again after `delay_s` (jitter is the caller's). False if the lease was lost."""
+    async def retry(self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure, delay_s: float) -> bool:
+        """Hands the sample back, to be claimed again after `delay_s` (jitter is the caller's).
+
+        False if the lease was lost: then it is somebody else's to retry or settle.
+        """
 
     async def settle_late(self, oracle: str, *, group_id: str, result: Scored | ScoreFailure, version: str) -> bool:
         """Records the answer to a deferred sample. False if it has an outcome already, or is unknown or forgotten."""
@@ -199,7 +205,7 @@ class Stream(Protocol):
     async def completions(
         self, *, after: str = "0", wait_s: float = 0.0, max_count: int = 1000
     ) -> tuple[list[tuple[str, str]], str]:
-        """Pairs (group_id, oracle) that became complete after the cursor, and the next cursor. A hint: see `outcomes`."""
+        """Pairs (group_id, oracle) completed after the cursor, and the next cursor. A hint: see `outcomes`."""
 
     async def outcomes(self, group_id: str, oracle: str) -> GroupOutcome:
         """What is recorded for the pair. Raises UnknownGroup if it was never accepted, or was forgotten."""
@@ -211,7 +217,10 @@ class Stream(Protocol):
         """Removes the group and all that waits for it. Forgetting an unknown group is no error."""
 
     async def set_policy_version(self, version: int) -> None:
-        """Says which policy version is current; samples older by more than `max_staleness` are stale. Never goes back."""
+        """Says which policy version is current: samples older by more than `max_staleness` are stale.
+
+        It never goes back: a smaller version than the one known is ignored.
+        """
 
     async def depth(self, oracle: str) -> Depth:
         """How much waits for the oracle."""
@@ -221,3 +230,23 @@ class Stream(Protocol):
 
     async def close(self) -> None:
         """Lets go of the connection; what is in the stream stays."""
+
+
+def require_enqueueable(group: Group, oracles: Sequence[str], settings: StreamSettings) -> int:
+    """The picture bytes of a group that may be enqueued, the same for every implementation.
+
+    Raises: ProtocolError for an empty group, repeated ids, or a sample of another group; BufferFull for a group larger
+    than the whole budget, which would be refused for ever.
+    """
+    ids = [request.sample.sample_id for request in group.requests]
+    if not ids or not oracles:
+        raise ProtocolError("a group needs samples and oracles", group.group_id, "enqueue at least one of each")
+    if len(set(ids)) != len(ids) or len(set(oracles)) != len(oracles):
+        raise ProtocolError("a group names a sample or an oracle twice", group.group_id, "give each an id of its own")
+    if any(request.sample.group_id != group.group_id for request in group.requests):
+        raise ProtocolError("a group holds a sample of another group", group.group_id, "set group_id on each sample")
+    need = sum(len(request.picture) for request in group.requests)
+    if need > settings.budget_bytes:
+        what = f"a group of {need} bytes can never fit into a budget of {settings.budget_bytes}"
+        raise BufferFull(what, group.group_id, "raise budget_bytes, or send smaller groups or pictures")
+    return need

@@ -1,0 +1,151 @@
+"""Connects to the server that carries samples, and checks that what it acknowledges may be trusted.
+
+Foreign exceptions of the server and its client are mapped here, and nowhere else: `server_errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import redis.exceptions as foreign
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from rewardmesh.wire.errors import BufferFull, BufferMisconfigured, BufferUnavailable, ProtocolError
+
+__all__ = ["OLDEST_SUPPORTED", "BufferInfo", "connect", "describe", "redact", "server_errors"]
+
+OLDEST_SUPPORTED: Final = (6, 2)
+_START_ONE = "check REDIS_URL and that the server runs, or unset REDIS_URL to use the embedded one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BufferInfo:
+    """What the server says about itself. `fsync` is "unknown" where a managed server hides its configuration."""
+
+    version: str
+    server: str  # "redis" or "valkey"
+    maxmemory_policy: str
+    aof: bool
+    fsync: str
+
+    @property
+    def durability(self) -> str:
+        """What is lost when the server dies, as far as the configuration tells."""
+        if not self.aof:
+            return "no append-only file: a restart loses what came after the last snapshot"
+        lost = {
+            "always": "nothing acknowledged",
+            "everysec": "about the last second",
+            "no": "what the system had not written",
+        }
+        return f"append-only file, fsync {self.fsync}: a power cut loses {lost.get(self.fsync, 'an unknown amount')}"
+
+
+async def connect(url: str, *, timeout_s: float = 5.0) -> Redis:
+    """A client of a server that may be trusted with samples; close it with `aclose()`.
+
+    Raises: BufferUnavailable if nothing answers; BufferMisconfigured if the URL is none, the server is older than 6.2,
+    or it may evict keys.
+    """
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=False,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
+            retry_on_error=[foreign.ConnectionError, foreign.TimeoutError],
+        )
+    except ValueError as error:
+        what_to_do = "use redis://host:port, rediss://host:port or unix:///path"
+        raise BufferMisconfigured("not the URL of a server", redact(url), what_to_do) from error
+    try:
+        require_trustworthy(await describe(client), url)
+    except BaseException:
+        await client.aclose()
+        raise
+    return client
+
+
+def require_trustworthy(info: BufferInfo, url: str) -> None:
+    """Raises BufferMisconfigured if the server is too old or may evict what it acknowledged."""
+    version = tuple(int(part) for part in info.version.split(".")[:2])
+    if version < OLDEST_SUPPORTED:
+        raise BufferMisconfigured(
+            f"{info.server} {info.version} is too old", redact(url), "use Redis 6.2 or newer, or Valkey"
+        )
+    if info.maxmemory_policy != "noeviction":
+        raise BufferMisconfigured(
+            f"the server may evict samples: maxmemory-policy is {info.maxmemory_policy}",
+            redact(url),
+            "set maxmemory-policy to noeviction",
+        )
+
+
+async def describe(client: Redis) -> BufferInfo:
+    """Asks the server what it is; raises BufferUnavailable if it does not answer."""
+    with server_errors(_where(client)):
+        info: dict[str, Any] = await client.info()
+        try:
+            fsync = (await client.config_get("appendfsync")).get("appendfsync", "unknown")
+        except foreign.ResponseError:  # managed servers forbid CONFIG
+            fsync = "unknown"
+    valkey = info.get("valkey_version")
+    return BufferInfo(
+        version=str(valkey or info["redis_version"]),
+        server="valkey" if valkey else "redis",
+        maxmemory_policy=str(info.get("maxmemory_policy", "unknown")),
+        aof=bool(info.get("aof_enabled")),
+        fsync=str(fsync),
+    )
+
+
+@contextmanager
+def server_errors(which: str) -> Iterator[None]:
+    """Maps what the server or its client raise to this project's errors."""
+    try:
+        yield
+    except foreign.AuthenticationError as error:
+        raise BufferMisconfigured(
+            f"the server refuses the login: {error}", which, "check the password in REDIS_URL"
+        ) from error
+    except (foreign.ConnectionError, foreign.TimeoutError, OSError) as error:
+        raise BufferUnavailable(f"the server does not answer: {error}", which, _START_ONE) from error
+    except foreign.ResponseError as error:
+        raise _mapped(error, which) from error
+    except foreign.RedisError as error:
+        raise ProtocolError(
+            f"the server's client failed: {error}", which, "report this with the server's version"
+        ) from error
+
+
+def _mapped(error: foreign.ResponseError, which: str) -> Exception:
+    said = str(error)
+    if said.startswith("OOM") or "OOM command not allowed" in said:
+        return BufferFull("the server has no memory left", which, "raise its maxmemory, or lower the byte budgets")
+    if said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        return BufferMisconfigured(f"the server refuses us: {said}", which, "check the user and password in REDIS_URL")
+    if said.startswith(("MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "STAGE", "BUSY ")):
+        return BufferUnavailable(f"the server cannot write now: {said}", which, "see the server's log, then try again")
+    return ProtocolError(f"the server refused a command: {said}", which, "report this with the server's version")
+
+
+def redact(url: str) -> str:
+    """The URL without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user_host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
+    return urlunsplit((parts.scheme, user_host, parts.path, parts.query, parts.fragment))
+
+
+def _where(client: Redis) -> str:
+    known = client.connection_pool.connection_kwargs
+    return str(known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}")

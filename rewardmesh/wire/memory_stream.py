@@ -1,0 +1,371 @@
+"""The stream in one process, without a server: for tests, notebooks and oracles that run beside the trainer.
+
+The same behaviour as `redis_stream`, held by one contract suite; nothing survives the process. One event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from rewardmesh.wire.errors import UnknownGroup
+from rewardmesh.wire.messages import Deferred, Scored, ScoreFailure
+from rewardmesh.wire.stream import (
+    Admission,
+    Claim,
+    DeadLetter,
+    Depth,
+    Group,
+    GroupOutcome,
+    PendingSample,
+    Result,
+    SettleReport,
+    StreamSettings,
+    require_enqueueable,
+)
+
+__all__ = ["MemoryStream"]
+
+POLL_S = 0.02  # a waiting claim looks this often for due retries and expired leases
+COMPLETIONS_KEPT = 10_000
+
+
+@dataclass
+class _Open:
+    """A (sample, oracle) without an outcome."""
+
+    group_id: str
+    request: PendingSample
+    state: Literal["waiting", "leased", "retrying", "deferred"] = "waiting"
+    entry_id: str = ""
+    consumer: str = ""
+    since_s: float = 0.0  # lease or deferral began
+    due_s: float = 0.0  # retry or deferral ends
+    deliveries: int = 0  # of the present entry
+    attempts: int = 0
+    crashes: int = 0
+    last_failure: ScoreFailure | None = None
+    holds_picture: bool = True
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.group_id, self.request.sample.sample_id
+
+
+@dataclass
+class _Queue:
+    """What one oracle has to do. Insertion order of `open` is the order of claims."""
+
+    open: dict[tuple[str, str], _Open] = field(default_factory=dict)
+    letters: deque[DeadLetter] = field(default_factory=deque)
+    num_entries: int = 0
+
+
+@dataclass
+class _Kept:
+    """A group that was not forgotten."""
+
+    since_s: float
+    left: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    results: dict[tuple[str, str], Result] = field(default_factory=dict)  # by oracle, sample
+
+
+class MemoryStream:
+    """`rewardmesh.wire.stream.Stream` in memory. `clock` gives unix seconds."""
+
+    def __init__(
+        self, run_id: str, settings: StreamSettings | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._run_id = run_id
+        self._settings = settings or StreamSettings()
+        self._clock = clock
+        self._queues: dict[str, _Queue] = {}
+        self._groups: dict[str, _Kept] = {}
+        self._completed: deque[tuple[int, str, str]] = deque(maxlen=COMPLETIONS_KEPT)
+        self._num_completed = 0
+        self._policy_version = 0
+
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
+    async def enqueue(self, group: Group, *, oracles: Sequence[str]) -> dict[str, Admission]:
+        need = require_enqueueable(group, oracles, self._settings)
+        budget = self._settings.budget_bytes
+        admissions = {}
+        for oracle in oracles:
+            self._sweep(oracle)
+            kept = self._groups.get(group.group_id)
+            known = kept is not None and oracle in kept.left
+            accepted = known or self._bytes(oracle) + need <= budget
+            if accepted and not known:
+                self._accept(group, oracle)
+            admissions[oracle] = Admission(accepted=accepted, bytes_in_use=self._bytes(oracle), budget_bytes=budget)
+        return admissions
+
+    async def claim(
+        self, oracle: str, *, consumer: str, max_samples: int, lease_s: float, wait_s: float = 0.0
+    ) -> list[Claim]:
+        deadline = time.monotonic() + wait_s
+        while True:
+            claims = self._claim_now(oracle, consumer, max_samples, lease_s)
+            left_s = deadline - time.monotonic()
+            if claims or left_s <= 0:
+                return claims
+            await asyncio.sleep(min(left_s, POLL_S))
+
+    async def heartbeat(
+        self,
+        oracle: str,
+        *,
+        consumer: str,
+        claims: Sequence[Claim],
+        lease_s: float,  # noqa: ARG002 - who claims judges a lease
+    ) -> list[Claim]:
+        held = []
+        for claim in claims:
+            if (waiting := self._leased(oracle, consumer, claim)) is not None:
+                waiting.since_s = self._clock()
+                held.append(claim)
+        return held
+
+    async def settle(
+        self,
+        oracle: str,
+        *,
+        consumer: str,  # noqa: ARG002 - the first outcome counts, whoever brings it
+        outcomes: Sequence[tuple[Claim, Result]],
+        version: str,
+    ) -> SettleReport:
+        settled = duplicates = deferred = 0
+        for claim, result in outcomes:
+            waiting = self._queue(oracle).open.get((claim.sample.group_id, claim.sample.sample_id))
+            if waiting is None or (isinstance(result, Deferred) and waiting.state == "deferred"):
+                duplicates += 1
+            elif isinstance(result, Deferred):
+                self._defer(oracle, waiting, result, version)
+                deferred += 1
+            else:
+                self._record(oracle, waiting, result, version)
+                settled += 1
+        return SettleReport(settled=settled, duplicates=duplicates, deferred=deferred)
+
+    async def retry(self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure, delay_s: float) -> bool:
+        waiting = self._leased(oracle, consumer, claim)
+        if waiting is None:
+            return False
+        waiting.crashes += waiting.deliveries - 1
+        waiting.attempts += 1
+        waiting.state, waiting.entry_id = "retrying", ""
+        waiting.due_s = self._clock() + delay_s
+        waiting.last_failure = failure
+        return True
+
+    async def settle_late(self, oracle: str, *, group_id: str, result: Scored | ScoreFailure, version: str) -> bool:
+        waiting = self._queue(oracle).open.get((group_id, result.sample_id))
+        if waiting is None:
+            return False
+        self._record(oracle, waiting, result, version)
+        return True
+
+    async def completions(
+        self, *, after: str = "0", wait_s: float = 0.0, max_count: int = 1000
+    ) -> tuple[list[tuple[str, str]], str]:
+        deadline = time.monotonic() + wait_s
+        while True:
+            found = [entry for entry in self._completed if entry[0] > int(after)][:max_count]
+            if found or time.monotonic() >= deadline:
+                return [(group_id, oracle) for _, group_id, oracle in found], str(found[-1][0]) if found else after
+            await asyncio.sleep(POLL_S)
+
+    async def outcomes(self, group_id: str, oracle: str) -> GroupOutcome:
+        self._sweep(oracle)
+        kept = self._groups.get(group_id)
+        if kept is None or oracle not in kept.left:
+            raise UnknownGroup("never accepted, or forgotten", f"{group_id} for {oracle}", "enqueue it first")
+        return GroupOutcome(
+            group_id=group_id,
+            oracle=oracle,
+            complete=kept.left[oracle] == 0,
+            results={sample_id: result for (by, sample_id), result in kept.results.items() if by == oracle},
+            version=kept.versions.get(oracle, ""),
+        )
+
+    async def groups(self) -> list[str]:
+        return list(self._groups)
+
+    async def forget(self, group_id: str) -> None:
+        self._forget(group_id)
+
+    async def set_policy_version(self, version: int) -> None:
+        self._policy_version = max(self._policy_version, version)
+
+    async def depth(self, oracle: str) -> Depth:
+        queue = self._queue(oracle)
+        states = [waiting.state for waiting in queue.open.values()]
+        since = [self._groups[w.group_id].since_s for w in queue.open.values() if w.state != "deferred"]
+        return Depth(
+            lag=states.count("waiting"),
+            pending=states.count("leased"),
+            retrying=states.count("retrying"),
+            deferred=states.count("deferred"),
+            bytes_in_use=self._bytes(oracle),
+            budget_bytes=self._settings.budget_bytes,
+            oldest_pending_s=self._clock() - min(since) if since else 0.0,
+            dead_letters=len(queue.letters),
+        )
+
+    async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:
+        return list(reversed(self._queue(oracle).letters))[:max_count]
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _queue(self, oracle: str) -> _Queue:
+        return self._queues.setdefault(oracle, _Queue())
+
+    def _bytes(self, oracle: str) -> int:
+        return sum(len(w.request.picture) for w in self._queue(oracle).open.values() if w.state != "deferred")
+
+    def _accept(self, group: Group, oracle: str) -> None:
+        kept = self._groups.setdefault(group.group_id, _Kept(since_s=self._clock()))
+        kept.left[oracle] = len(group.requests)
+        for request in group.requests:
+            self._append(oracle, _Open(group.group_id, request))
+
+    def _append(self, oracle: str, waiting: _Open) -> None:
+        """Puts the sample at the end of the queue, as a new entry."""
+        queue = self._queue(oracle)
+        queue.num_entries += 1
+        waiting.state, waiting.entry_id, waiting.deliveries = "waiting", f"{queue.num_entries}-0", 0
+        queue.open.pop(waiting.key, None)
+        queue.open[waiting.key] = waiting
+
+    def _leased(self, oracle: str, consumer: str, claim: Claim) -> _Open | None:
+        waiting = self._queue(oracle).open.get((claim.sample.group_id, claim.sample.sample_id))
+        mine = waiting is not None and (waiting.state, waiting.consumer, waiting.entry_id) == (
+            "leased",
+            consumer,
+            claim.entry_id,
+        )
+        return waiting if mine else None
+
+    def _claim_now(self, oracle: str, consumer: str, max_samples: int, lease_s: float) -> list[Claim]:
+        self._sweep(oracle)
+        now = self._clock()
+        queue = self._queue(oracle)
+        due = [w for w in queue.open.values() if w.state == "retrying" and w.due_s <= now]
+        for waiting in sorted(due, key=lambda w: w.due_s):
+            self._append(oracle, waiting)
+        expired = [w for w in queue.open.values() if w.state == "leased" and now - w.since_s >= lease_s]
+        new = [w for w in queue.open.values() if w.state == "waiting"]
+        claims: list[Claim] = []
+        for waiting in expired + new:
+            if len(claims) == max_samples:
+                break
+            waiting.deliveries += 1
+            if (failure := self._unaskable(waiting)) is not None:
+                self._record(oracle, waiting, failure, "")
+                continue
+            waiting.state, waiting.consumer, waiting.since_s = "leased", consumer, now
+            claims.append(_claim_of(waiting))
+        return claims
+
+    def _unaskable(self, waiting: _Open) -> ScoreFailure | None:
+        """The failure of a sample that no oracle should be asked about any more."""
+        sample = waiting.request.sample
+        staleness = self._policy_version - sample.policy_version
+        allowed = self._settings.max_staleness
+        if allowed is not None and staleness > allowed:
+            detail = f"older by {staleness} policy versions; at most {allowed} are allowed"
+            return ScoreFailure(sample_id=sample.sample_id, code="stale", detail=detail, retryable=False)
+        crashes = waiting.crashes + waiting.deliveries - 1
+        if crashes >= self._settings.max_deliveries:
+            detail = f"handed out {crashes} times to workers that never came back"
+            if waiting.last_failure is not None:
+                detail += f"; last failure before: {waiting.last_failure.detail}"
+            return ScoreFailure(sample_id=sample.sample_id, code="poison", detail=detail, retryable=False)
+        return None
+
+    def _record(self, oracle: str, waiting: _Open, result: Scored | ScoreFailure, version: str) -> None:
+        del self._queue(oracle).open[waiting.key]
+        kept = self._groups[waiting.group_id]
+        kept.results[oracle, result.sample_id] = result
+        kept.versions[oracle] = version or kept.versions.get(oracle, "")
+        if isinstance(result, ScoreFailure) and result.code != "stale":
+            self._bury(oracle, waiting, result)
+        kept.left[oracle] -= 1
+        if kept.left[oracle] == 0:
+            self._num_completed += 1
+            self._completed.append((self._num_completed, waiting.group_id, oracle))
+
+    def _defer(self, oracle: str, waiting: _Open, result: Deferred, version: str) -> None:
+        waiting.state, waiting.entry_id = "deferred", ""
+        waiting.since_s, waiting.due_s = self._clock(), result.until
+        kept = self._groups[waiting.group_id]
+        kept.results[oracle, result.sample_id] = result
+        kept.versions[oracle] = version
+        held = [w for w in self._queue(oracle).open.values() if w.state == "deferred" and w.holds_picture]
+        held.sort(key=lambda w: w.since_s)
+        in_use = sum(len(w.request.picture) for w in held)
+        for oldest in held:
+            if in_use <= self._settings.deferred_bytes:
+                break
+            oldest.holds_picture = False
+            in_use -= len(oldest.request.picture)
+
+    def _bury(self, oracle: str, waiting: _Open, failure: ScoreFailure) -> None:
+        letters = self._queue(oracle).letters
+        budget = self._settings.dead_letter_bytes
+        picture = waiting.request.picture if waiting.holds_picture else None
+        letters.append(
+            DeadLetter(
+                sample=waiting.request.sample,
+                oracle=oracle,
+                failure=failure,
+                attempts=waiting.attempts,
+                picture=picture if picture is not None and len(picture) <= budget else None,
+                media_type=waiting.request.media_type,
+            )
+        )
+        while len(letters) > self._settings.max_dead_letters:
+            letters.popleft()
+        in_use = sum(len(letter.picture or b"") for letter in letters)
+        for index, letter in enumerate(letters):
+            if in_use <= budget:
+                break
+            in_use -= len(letter.picture or b"")
+            letters[index] = replace(letter, picture=None)
+
+    def _sweep(self, oracle: str) -> None:
+        now = self._clock()
+        for group_id in [g for g, kept in self._groups.items() if now - kept.since_s >= self._settings.group_ttl_s]:
+            self._forget(group_id)
+        for waiting in [w for w in self._queue(oracle).open.values() if w.state == "deferred" and w.due_s <= now]:
+            detail = "the deferred answer did not come before its deadline"
+            sample_id = waiting.request.sample.sample_id
+            failure = ScoreFailure(sample_id=sample_id, code="expired", detail=detail, retryable=False)
+            self._record(oracle, waiting, failure, "")
+
+    def _forget(self, group_id: str) -> None:
+        self._groups.pop(group_id, None)
+        for queue in self._queues.values():
+            for key in [key for key in queue.open if key[0] == group_id]:
+                del queue.open[key]
+
+
+def _claim_of(waiting: _Open) -> Claim:
+    return Claim(
+        entry_id=waiting.entry_id,
+        sample=waiting.request.sample,
+        media_type=waiting.request.media_type,
+        picture=waiting.request.picture,
+        hint=waiting.request.hint,
+        attempts=waiting.attempts,
+        deliveries=waiting.attempts + waiting.crashes + waiting.deliveries,
+    )
