@@ -87,7 +87,7 @@ class FeedbackSettings(RecipeSection):
     oracles: tuple[OracleUse, ...] = Field(min_length=1)
     """The oracles that the run learns from."""
     pictures: Literal["endpoint", "every_boundary"] = "endpoint"
-    """What is scored: the finished picture, credited to every boundary; or the clean prediction at each boundary too."""
+    """What is scored: the finished picture, credited to every boundary; or each boundary's clean prediction too."""
     max_inflight: int = Field(default=2, ge=1, le=64)
     """Rollouts that may be out for scoring at once; 1 is strictly synchronous."""
     max_staleness: int = Field(default=4, ge=0, le=10_000)

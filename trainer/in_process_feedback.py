@@ -1,0 +1,120 @@
+"""Feedback without a buffer: the oracles are objects of this process, asked when groups are published.
+
+For research machines and tests. All reward time is exposed: nothing overlaps it, and the figures say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from rewardmesh.kit.oracle import OracleInput
+from rewardmesh.wire.errors import OracleRejected
+from rewardmesh.wire.messages import Deferred, OracleInfo, Sample, Scored, ScoreFailure
+from trainer.feedback import FeedbackDepth, GroupFeedback, PictureGroup, RewardClock, RewardTimes
+
+__all__ = ["InProcessFeedback", "InProcessOracle"]
+
+Result = Scored | ScoreFailure | Deferred
+
+
+class InProcessOracle(Protocol):
+    """What is asked of an oracle here; `rewardmesh.kit.Oracle` is one."""
+
+    @property
+    def info(self) -> OracleInfo:
+        """Its name, version, range and largest batch."""
+
+    def score(self, batch: Sequence[OracleInput]) -> list[Result]:
+        """One result a sample, in any order."""
+
+
+class InProcessFeedback:
+    """Asks each oracle for all groups of a `publish` together, in batches as large as it takes."""
+
+    def __init__(self, oracles: Mapping[str, InProcessOracle]) -> None:
+        self._oracles = dict(oracles)
+        self._ready: list[GroupFeedback] = []
+        self._seen: set[tuple[str, str]] = set()
+        self._clock = RewardClock()
+
+    def publish(self, groups: Sequence[PictureGroup]) -> None:
+        """Raises OracleRejected if a recipe names an oracle that is not here."""
+        names = sorted({name for group in groups for name in (*group.required, *group.late)})
+        for name in names:
+            asked = [group for group in groups if name in (*group.required, *group.late)]
+            fresh = [group for group in asked if (group.group_id, name) not in self._seen]
+            pairs = [(group.group_id, name) for group in fresh]
+            self._seen.update(pairs)
+            self._clock.started(pairs)
+            self._clock.blocked(True)
+            try:
+                self._ready.extend(self._score(name, fresh))
+            finally:
+                for pair in pairs:
+                    self._clock.finished(pair)
+                self._clock.blocked(False)
+
+    def collect(self, *, wait_s: float = 0.0) -> list[GroupFeedback]:
+        """Everything there is; there is nothing to wait for."""
+        del wait_s
+        ready, self._ready = self._ready, []
+        return ready
+
+    def depth(self) -> Mapping[str, FeedbackDepth]:
+        return {name: FeedbackDepth() for name in self._oracles}
+
+    def set_policy_version(self, version: int) -> None:
+        """Nothing waits here that could grow stale."""
+
+    def forget(self, group_ids: Sequence[str]) -> None:
+        gone = set(group_ids)
+        self._seen = {pair for pair in self._seen if pair[0] not in gone}
+
+    def resume(self, wanted: Sequence[str]) -> None:
+        """Nothing is known from before."""
+
+    def times(self) -> RewardTimes:
+        return self._clock.times()
+
+    def close(self) -> None:
+        """Leaves the oracles to their owner."""
+
+    def _score(self, name: str, groups: Sequence[PictureGroup]) -> list[GroupFeedback]:
+        oracle = self._oracles.get(name)
+        if oracle is None:
+            raise OracleRejected("no such oracle in this process", name, f"known are {', '.join(self._oracles)}")
+        inputs = [
+            OracleInput(sample=sample, picture=pictured.picture)
+            for group in groups
+            for sample, pictured in zip(group.wire_samples(), group.samples, strict=True)
+        ]
+        results: dict[str, Result] = {}
+        for start in range(0, len(inputs), oracle.info.max_batch):
+            batch = inputs[start : start + oracle.info.max_batch]
+            answers = {answer.sample_id: answer for answer in oracle.score(batch)}
+            results.update({one.sample.sample_id: _checked(one.sample, answers, oracle.info) for one in batch})
+        return [
+            GroupFeedback(
+                group_id=group.group_id,
+                oracle=name,
+                results={sample.sample_id: results[sample.sample_id] for sample in group.samples},
+                oracle_version=oracle.info.version,
+            )
+            for group in groups
+        ]
+
+
+def _checked(sample: Sample, answers: Mapping[str, Result], info: OracleInfo) -> Result:
+    """The answer, or the failure that its absence or an impossible reward is."""
+    answer = answers.get(sample.sample_id)
+    if answer is None:
+        detail = "the oracle returned nothing for this sample"
+        return ScoreFailure(sample_id=sample.sample_id, code="invalid_answer", detail=detail, retryable=False)
+    if isinstance(answer, Scored) and not (
+        math.isfinite(answer.reward) and info.reward_min <= answer.reward <= info.reward_max
+    ):
+        detail = f"reward {answer.reward} is outside [{info.reward_min}, {info.reward_max}]"
+        return ScoreFailure(sample_id=sample.sample_id, code="invalid_answer", detail=detail, retryable=False)
+    return answer
