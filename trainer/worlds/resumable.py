@@ -7,7 +7,6 @@ the caller's. Not used for post-training, which has a loop of its own (``trainer
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -107,7 +106,7 @@ class ResumableTraining:
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        partial.replace(self.checkpoint)
 
     def _load(self) -> None:
         if not self.checkpoint.exists():
@@ -149,6 +148,4 @@ class _Bar:
         words = "  ".join(f"{name} {value:.4f}" for name, value in self._average.items())
         self._bar.update(self._task, completed=self._step, description=f"{self._name}  {words}")
         if not sys.stderr.isatty() and (self._step % 100 == 0 or self._step == self._total):
-            print(f"{self._name} {self._step}/{self._total}  {words}", file=sys.stderr, flush=True)
-
-
+            print(f"{self._name} {self._step}/{self._total}  {words}", file=sys.stderr, flush=True)  # noqa: T201 (progress, for logs)

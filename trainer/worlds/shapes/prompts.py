@@ -44,10 +44,12 @@ def _spec(kind: str, prompt: str, key: str, include: list[dict[str, Any]], **mor
 
 
 def single_object() -> list[PromptSpec]:
+    """One of each shape."""
     return [_spec("single_object", _a(s), s, [{"class": s, "count": 1}]) for s in SHAPES]
 
 
 def two_object() -> list[PromptSpec]:
+    """Every ordered pair of different shapes; both orders are one combination."""
     return [
         _spec("two_object", f"a {a} and a {b}", "+".join(sorted((a, b))), [_one(a), _one(b)])
         for a, b in permutations(SHAPES, 2)
@@ -55,6 +57,7 @@ def two_object() -> list[PromptSpec]:
 
 
 def counting() -> list[PromptSpec]:
+    """So many of a shape, and no more."""
     return [
         _spec(
             "counting",
@@ -69,6 +72,7 @@ def counting() -> list[PromptSpec]:
 
 
 def colors() -> list[PromptSpec]:
+    """Every shape in every colour."""
     return [_spec("colors", f"a {c} {s}", f"{c} {s}", [_one(s, color=c)]) for c in COLORS for s in SHAPES]
 
 
@@ -79,13 +83,12 @@ def position() -> list[PromptSpec]:
         for relation in RELATIONS:
             first, second, canonical = (a, b, relation) if relation not in _MIRRORED else (b, a, _MIRRORED[relation])
             key = f"{first} {canonical} {second}"
-            specs.append(
-                _spec("position", f"a {a} {relation} a {b}", key, [_one(b), _one(a, position=[relation, 0])])
-            )
+            specs.append(_spec("position", f"a {a} {relation} a {b}", key, [_one(b), _one(a, position=[relation, 0])]))
     return specs
 
 
 def color_attr() -> list[PromptSpec]:
+    """Two shapes, each in a colour of its own."""
     specs = []
     for a, b in combinations(SHAPES, 2):
         for ca, cb in permutations(COLORS, 2):
@@ -95,6 +98,7 @@ def color_attr() -> list[PromptSpec]:
 
 
 def spelling() -> list[PromptSpec]:
+    """A quoted word."""
     return [_spec("spelling", f'the word "{word}"', word, [], text=word) for word in WORDS]
 
 
