@@ -114,7 +114,7 @@ def renoise_coefficients(sigma: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 
     Equation: a = (1 - tau) / (1 - sigma), b = sqrt(tau^2 - (sigma * a)^2)   (E7)
     Shapes:   sigma [B] in [0, 1); tau [B] in [sigma, 1]; returns a, b [B], float32
-    Raises:   ValueError if tau lies below sigma, or sigma is 1 (looked at on the CPU only: on a device, looking is waiting)
+    Raises:   ValueError if tau lies below sigma, or sigma is 1 (looked at on the CPU only: elsewhere, looking waits)
     """
     if sigma.shape != tau.shape:
         raise ValueError(f"sigma and tau must be of one shape, not {list(sigma.shape)} and {list(tau.shape)}")

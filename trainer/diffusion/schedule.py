@@ -28,7 +28,7 @@ __all__ = [
 
 NUM_TRAIN_TIMESTEPS = 1000
 TAU_MARGIN = 0.02
-"""How far above its lower bound a drawn tau stays, in the unshifted coordinate: (E8) is singular at the bound itself."""
+"""How far above its lower bound a drawn tau stays, in the unshifted coordinate: (E8) is singular at the bound."""
 
 
 def timestep_from_sigma(sigma: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def draw_tau(
 
 
 def draw_boundary_steps(num_draws: int, num_steps: int, *, rng: torch.Generator) -> Tensor:
-    """Steps k -> k+1 for the surrogate, drawn with probability proportional to k + 1: cleaner boundaries count more (E9).
+    """Steps k -> k+1 for the surrogate, drawn with probability proportional to k + 1: cleaner ones count more (E9).
 
     Shapes:   returns [num_draws] int64 in 0 .. num_steps - 1, on the generator's device
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def sample_trajectory(velocity_fn: VelocityFn, noise: Tensor, sigmas: Tensor) ->
     levels = _checked_levels(sigmas)
     z = noise.float()
     boundaries = [z]
-    for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, sigma_next in pairwise(levels):
         z = euler_step(z, velocity_fn(z, _filled(z, sigma)), _filled(z, sigma), _filled(z, sigma_next))
         boundaries.append(z)
     return Trajectory(torch.stack(boundaries, dim=1), sigmas.float().to(noise.device))
@@ -77,7 +78,7 @@ def sample_guided(
     """
     levels = step_sigmas(num_steps, shift=shift).tolist()
     x = noise.float()
-    for sigma, sigma_next in zip(levels[:-1], levels[1:], strict=True):
+    for sigma, sigma_next in pairwise(levels):
         level = _filled(x, sigma)
         velocity = guided_velocity(uncond_velocity_fn(x, level), cond_velocity_fn(x, level), scale=guidance_scale)
         x = euler_step(x, velocity, level, _filled(x, sigma_next))
@@ -86,7 +87,7 @@ def sample_guided(
 
 def _checked_levels(sigmas: Tensor) -> list[float]:
     levels: list[float] = sigmas.tolist()
-    falling = all(high > low for high, low in zip(levels[:-1], levels[1:], strict=True))
+    falling = all(high > low for high, low in pairwise(levels))
     if len(levels) < 2 or levels[0] != 1.0 or levels[-1] != 0.0 or not falling:
         raise ValueError(f"sigmas must fall strictly from 1 to 0, not {levels}")
     return levels
