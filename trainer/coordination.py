@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,6 @@ from torch import Tensor
 
 __all__ = ["Coordinator", "Solo", "TorchCoordinator", "average_gradients_before_steps"]
 
-Plan = TypeVar("Plan", bound=Mapping[str, Any])
 View = Mapping[str, Any]
 
 
@@ -57,7 +56,7 @@ class TorchCoordinator:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         # Control messages go over gloo whatever carries gradients: they are host bytes, and must not wait for a GPU.
-        self._group = dist.new_group(backend="gloo")
+        self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
 
     def decide(self, view: View, plan: Callable[[Sequence[View]], dict[str, Any]]) -> dict[str, Any]:
         views = self.gather(view)
@@ -113,5 +112,5 @@ def _encode(value: Mapping[str, Any]) -> Tensor:
 
 
 def _decode(message: Tensor) -> dict[str, Any]:
-    decoded: dict[str, Any] = json.loads(bytes(message.tolist()))
+    decoded: dict[str, Any] = json.loads(message.numpy().tobytes())
     return decoded

@@ -47,6 +47,8 @@ class PromptSettings(RecipeSection):
     """Groups (prompts) in one rollout, over all workers."""
     group_size: int = Field(default=12, ge=2, le=256)
     """G: samples of a group. Advantages are over these."""
+    rollout_batch_size: int = Field(default=512, ge=1)
+    """Samples that the student draws at once, on each worker; whole groups, at least one."""
 
     @model_validator(mode="after")
     def _weights_are_weights(self) -> Self:
@@ -98,6 +100,8 @@ class FeedbackSettings(RecipeSection):
     """Longest wait for a rollout's required rewards; then the run goes on with the groups that are complete."""
     max_empty_iterations: int = Field(default=3, ge=1, le=1000)
     """Iterations in a row without one complete group after which the run stops, with an error that names the oracle."""
+    budget_bytes: int = Field(default=64 * MIB, ge=64 * 1024)
+    """Picture bytes that may wait for one oracle in the buffer; beyond it, whole groups are refused."""
     max_late_groups: int = Field(default=2000, ge=0)
     """Groups that are still watched for late answers; the oldest are given up first."""
 

@@ -123,7 +123,11 @@ class Algorithm(Protocol):
         """One update of the student and of its EMA; needs no reward, as the surrogate carries it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that learning goes on from: nested dictionaries of tensors, numbers, strings and lists, nothing else."""
+        """All that learning goes on from: nested dictionaries of tensors, numbers, strings and lists, nothing else.
+
+        `networks` maps names (`student`, `ema_student`, `fake_score`, `surrogate`, …) to their state dicts, and is
+        saved as safetensors; all other keys are saved together. What never changes (the teacher) is not in it.
+        """
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`."""

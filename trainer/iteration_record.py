@@ -1,0 +1,99 @@
+"""What one iteration is remembered by: counts that add up over workers, and the line that is logged of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer.recipe_sections import OracleUse
+from trainer.rewards import CombinedRewards
+from trainer.trajectory_store import OracleRewards
+
+__all__ = ["GroupCounts", "add_counts", "reward_figures"]
+
+Counts = dict[str, Any]
+"""Nested dictionaries of numbers: plain JSON, added key by key."""
+
+
+class GroupCounts:
+    """Counts over the groups of one worker's rollout."""
+
+    def __init__(self, oracles: Sequence[OracleUse]) -> None:
+        self._oracles = {use.name: use for use in oracles}
+        self.counts: Counts = {
+            "groups": {"rewarded": 0, "unrewarded": 0, "tied": 0},
+            "samples": {"scored": 0, "failed": 0},
+            "reward": {"sum": 0.0, "square": 0.0, "count": 0},
+            "oracles": {},
+        }
+
+    def add(self, combined: CombinedRewards | None, answers: Mapping[str, OracleRewards]) -> None:
+        """Takes one group in: what its oracles said, and what it came to."""
+        groups, samples, reward = self.counts["groups"], self.counts["samples"], self.counts["reward"]
+        for name, answer in answers.items():
+            values, known = answer.table()
+            samples["scored"] += int(known.sum())
+            samples["failed"] += int((~known).sum())
+            self._add_oracle(name, answer.boundary_indices, values, known)
+        if combined is None:
+            groups["unrewarded"] += 1
+            return
+        groups["rewarded"] += 1
+        groups["tied"] += int(combined.tied)
+        reward["sum"] += float(combined.rewards.sum())
+        reward["square"] += float(np.square(combined.rewards - combined.rewards.mean()).sum())
+        reward["count"] += len(combined.rewards)
+
+    def _add_oracle(
+        self, name: str, boundaries: tuple[int, ...], values: np.ndarray[Any, Any], known: np.ndarray[Any, Any]
+    ) -> None:
+        top = self._oracles[name].reward_max if name in self._oracles else 1.0
+        at = self.counts["oracles"].setdefault(name, {})
+        for boundary, row, seen in zip(boundaries, values, known, strict=True):
+            cell = at.setdefault(str(boundary), {"sum": 0.0, "count": 0, "strict": 0})
+            cell["sum"] += float(row[seen].sum())
+            cell["count"] += int(seen.sum())
+            cell["strict"] += int((row[seen] >= top).sum())
+
+
+def add_counts(views: Iterable[Mapping[str, Any]]) -> Counts:
+    """Sum of nested counts, key by key; keys that some lack count as zero."""
+    total: Counts = {}
+    for view in views:
+        for key, value in view.items():
+            if isinstance(value, Mapping):
+                total[key] = add_counts([total.get(key, {}), value])
+            else:
+                total[key] = total.get(key, 0) + value
+    return total
+
+
+def reward_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an iteration's line that is about rewards.
+
+    `rewards`: mean by oracle, of finished pictures; `strict_share`: share of those, over oracles, at the highest reward
+    (for our oracles: that pass); `rewards_by_boundary`: mean by oracle and boundary; `spread`: standard deviation of the
+    combined reward inside groups.
+    """
+    rewards, by_boundary = {}, {}
+    strict = scored = 0
+    for oracle, cells in counts["oracles"].items():
+        means = {index: cell["sum"] / cell["count"] for index, cell in cells.items() if cell["count"]}
+        by_boundary[oracle] = means
+        last = str(max(int(index) for index in cells))
+        if last in means:
+            rewards[oracle] = means[last]
+        strict += cells[last]["strict"]
+        scored += cells[last]["count"]
+    combined = counts["reward"]
+    return {
+        "rewards": rewards,
+        "rewards_by_boundary": by_boundary,
+        "strict_share": strict / scored if scored else None,
+        "reward": combined["sum"] / combined["count"] if combined["count"] else None,
+        "spread": (combined["square"] / combined["count"]) ** 0.5 if combined["count"] else None,
+        "groups": dict(counts["groups"]),
+        "samples": dict(counts["samples"]),
+    }
