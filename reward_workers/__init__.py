@@ -1,0 +1,17 @@
+"""What moves work from the stream to an oracle and its rewards back.
+
+    settings   where a worker runs and what bounds it
+    failures   the error classes of one call, each with its failure code
+    policy     which failure is worth another attempt, and when
+    validate   nothing that an oracle answers is believed before it is checked
+    client     the HTTP protocol, from the caller's side
+    link       one oracle as one worker sees it: client, limits, pauses
+    pump       claim → ask → settle for one (run, oracle)
+    worker     finds runs and oracles, keeps a pump for every pair
+    recorder   what becomes of an asked batch: settle, retry, release
+    counters   what a worker has done
+    process    one worker as a plain process (`python -m reward_workers`)
+    serve      a few worker replicas as a Ray Serve application
+
+It does not own the oracles (`services`) nor what is learnt from rewards (`trainer`).
+"""

@@ -1,0 +1,203 @@
+"""Moves the samples of one run to one oracle and their results back.
+
+    lane:  claim ──► ask (heartbeat meanwhile) ──► settle, all of the batch in one call ──► claim …
+                                             └───► retry, for what failed and may still succeed
+
+There are as many lanes as the oracle's concurrency. A lane that loses all its leases (the group was forgotten, or
+others took over) drops the call. Delivery: an oracle may be asked more than once; the stream records one outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import structlog
+
+from reward_workers.counters import Counters
+from reward_workers.failures import CallFailure, Overloaded, RequestRefused, failure_of
+from reward_workers.link import OracleLink, wait_for
+from reward_workers.policy import backoff_s
+from reward_workers.recorder import Outcome, Recorder
+from reward_workers.settings import WorkerSettings
+from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
+from rewardmesh.wire.stream import Claim, Stream
+
+__all__ = ["Pump"]
+
+#: Workers died with a sample this often: it is asked alone, so that it takes no neighbours with it.
+_SUSPECT_CRASHES = 2
+
+
+class Pump:
+    """Feeds one oracle from one run's stream until it is stopped."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        link: OracleLink,
+        settings: WorkerSettings,
+        consumer: str,
+        counters: Counters,
+        rng: random.Random,
+    ) -> None:
+        self.link = link
+        self.lanes: list[asyncio.Task[None]] = []
+        self._stream = stream
+        self._oracle = link.endpoint.name
+        self._settings = settings
+        self._consumer = consumer
+        self._counters = counters
+        self._rng = rng
+        self._stopping = asyncio.Event()
+        self._recorder = Recorder(
+            stream=stream,
+            oracle=self._oracle,
+            policy=link.policy,
+            consumer=consumer,
+            counters=counters,
+            patience_s=settings.settle_patience_s,
+            rng=rng,
+        )
+        self._log = structlog.get_logger(__name__).bind(run_id=stream.run_id, oracle=self._oracle)
+
+    def start(self) -> None:
+        """Starts the lanes as tasks of the running loop."""
+        name = f"{self._stream.run_id}/{self._oracle}"
+        self.lanes = [
+            asyncio.create_task(self._lane(), name=f"{name}#{index}") for index in range(self.link.endpoint.concurrency)
+        ]
+        self._log.info("pump.started", lanes=len(self.lanes), url=self.link.endpoint.url)
+
+    async def stop(self, *, drain_s: float) -> None:
+        """Claims nothing more; calls under way get `drain_s`, then what they hold is handed back."""
+        self._stopping.set()
+        if self.lanes:
+            _, late = await asyncio.wait(self.lanes, timeout=drain_s)
+            for lane in late:
+                lane.cancel()
+            await asyncio.gather(*self.lanes, return_exceptions=True)
+            self._log.info("pump.stopped", handed_back=len(late))
+
+    async def _lane(self) -> None:
+        buffer_failures = 0
+        while not self._stopping.is_set():
+            async with self.link.turn(self._stopping):
+                if self._stopping.is_set():
+                    return
+                try:
+                    claims = await self._claim()
+                    buffer_failures = 0
+                except BufferFault as error:
+                    buffer_failures += 1
+                    if buffer_failures == 1:
+                        self._log.warning("buffer.claim_failed", detail=str(error))
+                    pause_s = backoff_s(self._rng, failures=buffer_failures, base_s=0.2, cap_s=2.0)
+                    await wait_for(self._stopping, pause_s)
+                    continue
+                if claims:
+                    await self._serve(claims)
+
+    async def _claim(self) -> list[Claim]:
+        return await self._stream.claim(
+            self._oracle,
+            consumer=self._consumer,
+            max_samples=self.link.endpoint.max_batch,
+            lease_s=self._settings.lease_s,
+            wait_s=self._settings.claim_wait_s,
+        )
+
+    async def _serve(self, claims: Sequence[Claim]) -> None:
+        """One batch from claim to settle; hands it back if it is cancelled."""
+        heart = asyncio.create_task(self._heartbeat(claims))
+        work = asyncio.create_task(self._ask_and_conclude(claims))
+        self._counters.in_flight += len(claims)
+        try:
+            await asyncio.wait({heart, work}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            else:
+                heart.result()
+                self._counters.abandoned += len(claims)
+                self._log.warning("batch.abandoned", samples=len(claims), why="all leases were lost")
+        except asyncio.CancelledError:
+            await _end(work)
+            await self._recorder.release(claims)
+            raise
+        finally:
+            self._counters.in_flight -= len(claims)
+            await _end(heart)
+            await _end(work)
+
+    async def _ask_and_conclude(self, claims: Sequence[Claim]) -> None:
+        began_s = asyncio.get_running_loop().time()
+        outcomes: list[Outcome] = []
+        for batch in _batches(claims):
+            outcomes += await self._ask(batch)
+        await self._recorder.conclude(outcomes, began_s=began_s)
+
+    async def _ask(self, claims: Sequence[Claim]) -> list[Outcome]:
+        """Every claim gets a result. A batch that the oracle refuses is halved: one bad sample fails alone."""
+        try:
+            answer = await self.link.score(claims)
+        except RequestRefused as error:
+            if len(claims) > 1:
+                middle = len(claims) // 2
+                return await self._ask(claims[:middle]) + await self._ask(claims[middle:])
+            return _failed(claims, error)
+        except (OracleError, ProtocolError) as error:
+            if not isinstance(error, CallFailure):
+                raise
+            return _failed(claims, error)
+        return [
+            Outcome(claim=claim, result=result, version=answer.version)
+            for claim, result in zip(claims, answer.results, strict=True)
+        ]
+
+    async def _heartbeat(self, claims: Sequence[Claim]) -> None:
+        """Renews the leases; returns when none is left to renew."""
+        held: Sequence[Claim] = claims
+        while held:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            try:
+                held = await self._stream.heartbeat(
+                    self._oracle, consumer=self._consumer, claims=held, lease_s=self._settings.lease_s
+                )
+            except BufferFault as error:
+                self._log.warning("buffer.heartbeat_failed", detail=str(error))
+
+
+def _batches(claims: Sequence[Claim]) -> list[list[Claim]]:
+    """Splits claims into calls: suspects alone, and no sample id twice in one (ids are unique within a group only)."""
+    batches: list[list[Claim]] = []
+    for claim in claims:
+        sample_id = claim.sample.sample_id
+        if _is_suspect(claim):
+            batches.insert(0, [claim])
+            continue
+        for batch in batches:
+            if not _is_suspect(batch[0]) and all(other.sample.sample_id != sample_id for other in batch):
+                batch.append(claim)
+                break
+        else:
+            batches.append([claim])
+    return batches
+
+
+def _is_suspect(claim: Claim) -> bool:
+    return claim.deliveries - claim.attempts - 1 >= _SUSPECT_CRASHES
+
+
+def _failed(claims: Sequence[Claim], error: CallFailure) -> list[Outcome]:
+    retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else None
+    return [
+        Outcome(claim=claim, result=failure_of(error, claim.sample.sample_id), retry_after_s=retry_after_s)
+        for claim in claims
+    ]
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

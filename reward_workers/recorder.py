@@ -1,0 +1,166 @@
+"""What becomes of an asked batch: settled in one call, handed back for another attempt, or released at a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from reward_workers.counters import Counters
+from reward_workers.policy import RetryPolicy, backoff_s, is_retryable
+from rewardmesh.wire.errors import BufferFault
+from rewardmesh.wire.messages import Scored, ScoreFailure
+from rewardmesh.wire.stream import Claim, Result, Stream
+
+__all__ = ["Outcome", "Recorder"]
+
+_FIRST_ASKS_KEPT = 20_000
+_RELEASE_S = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one ask came to for one claim; `version` is that of the oracle that answered, if any did."""
+
+    claim: Claim
+    result: Result
+    version: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(kw_only=True)
+class _FirstAsks:
+    """When this worker first asked about a sample that failed: what bounds its attempts in time."""
+
+    _began_s: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
+
+    def elapsed_s(self, claim: Claim, *, began_s: float, now_s: float) -> float:
+        key = (claim.sample.group_id, claim.sample.sample_id)
+        first_s = self._began_s.setdefault(key, began_s)
+        while len(self._began_s) > _FIRST_ASKS_KEPT:
+            self._began_s.popitem(last=False)
+        return now_s - first_s
+
+    def drop(self, claim: Claim) -> None:
+        self._began_s.pop((claim.sample.group_id, claim.sample.sample_id), None)
+
+
+class Recorder:
+    """Tells one run's stream what one oracle made of its samples."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        oracle: str,
+        policy: RetryPolicy,
+        consumer: str,
+        counters: Counters,
+        patience_s: float,
+        rng: random.Random,
+    ) -> None:
+        self._stream = stream
+        self._oracle = oracle
+        self._policy = policy
+        self._consumer = consumer
+        self._counters = counters
+        self._patience_s = patience_s
+        self._rng = rng
+        self._first_asks = _FirstAsks()
+        self._log = structlog.get_logger(__name__).bind(run_id=stream.run_id, oracle=oracle)
+
+    async def conclude(self, outcomes: Sequence[Outcome], *, began_s: float) -> None:
+        """Settles what is final, in one call for each version of the oracle that answered; hands the rest back."""
+        now_s = asyncio.get_running_loop().time()
+        final: dict[str, list[tuple[Claim, Result]]] = {}
+        again: list[tuple[Claim, ScoreFailure, float]] = []
+        for outcome in outcomes:
+            claim, result = outcome.claim, outcome.result
+            delay_s = None
+            if isinstance(result, ScoreFailure) and is_retryable(result):
+                delay_s = self._policy.delay_s(
+                    self._rng,
+                    attempts=claim.attempts + 1,
+                    elapsed_s=self._first_asks.elapsed_s(claim, began_s=began_s, now_s=now_s),
+                    retry_after_s=outcome.retry_after_s,
+                )
+                if delay_s is not None:
+                    again.append((claim, result, delay_s))
+                    continue
+            self._first_asks.drop(claim)
+            final.setdefault(outcome.version, []).append((claim, result))
+        for version, settled in final.items():
+            await self._settle(settled, version=version)
+        for claim, failure, delay_s in again:
+            await self._retry(claim, failure, delay_s)
+
+    async def _settle(self, settled: Sequence[tuple[Claim, Result]], *, version: str) -> None:
+        report = await self._offer(
+            lambda: self._stream.settle(self._oracle, consumer=self._consumer, outcomes=settled, version=version)
+        )
+        if report is None:
+            return
+        self._counters.settled += report.settled
+        self._counters.duplicates += report.duplicates
+        self._counters.deferred += report.deferred
+        self._counters.scored += sum(isinstance(result, Scored) for _, result in settled)
+        for claim, result in settled:
+            if isinstance(result, ScoreFailure):
+                self._counters.failed += 1
+                self._log.warning(
+                    "sample.failed",
+                    group_id=claim.sample.group_id,
+                    sample_id=claim.sample.sample_id,
+                    code=result.code,
+                    attempts=claim.attempts + 1,
+                    detail=result.detail,
+                )
+
+    async def _retry(self, claim: Claim, failure: ScoreFailure, delay_s: float) -> None:
+        if await self._offer(
+            lambda: self._stream.retry(
+                self._oracle, consumer=self._consumer, claim=claim, failure=failure, delay_s=delay_s
+            )
+        ):
+            self._counters.retried += 1
+
+    async def _offer(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        """Repeats a call to the server until it is heard, for `patience_s` at most; then the lease runs out."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._patience_s
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except BufferFault as error:
+                failures += 1
+                pause_s = backoff_s(self._rng, failures=failures, base_s=0.2, cap_s=2.0)
+                if loop.time() + pause_s > give_up_s:
+                    self._log.error("buffer.outcome_not_recorded", detail=str(error))
+                    return None
+            await asyncio.sleep(pause_s)
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        """Hands claims back for others to ask at once; those on their last attempt wait for their lease to run out."""
+        try:
+            async with asyncio.timeout(_RELEASE_S):
+                for claim in claims:
+                    if claim.attempts + 1 < self._policy.max_attempts:
+                        failure = ScoreFailure(
+                            sample_id=claim.sample.sample_id,
+                            code="dropped",
+                            detail="the worker was stopped before the oracle answered",
+                            retryable=True,
+                        )
+                        await self._stream.retry(
+                            self._oracle, consumer=self._consumer, claim=claim, failure=failure, delay_s=0.0
+                        )
+        except (TimeoutError, BufferFault) as error:
+            self._log.warning("batch.not_released", detail=str(error), why="others take over when the lease runs out")

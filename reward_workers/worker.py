@@ -1,0 +1,178 @@
+"""Finds runs and oracles in the registry, and keeps one pump for every (run, oracle).
+
+Each pump has lanes and connections of its own: an oracle that hangs holds up nobody else. Changes of the registry take
+effect within `discover_every_s`. A lane never ends by itself; if one does, that is a fault of ours and `run` raises it,
+so that whoever supervises the process starts a new one (what was claimed comes back when its lease runs out).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import structlog
+from pydantic import ValidationError
+
+from reward_workers.counters import Counters
+from reward_workers.link import OracleLink, wait_for
+from reward_workers.pump import Pump
+from reward_workers.settings import WorkerSettings
+from rewardmesh.wire.errors import BufferFault, BufferMisconfigured, ProtocolError, RewardmeshError
+from rewardmesh.wire.registry import OracleRegistry
+from rewardmesh.wire.stream import Stream
+
+__all__ = ["Worker", "worker_name"]
+
+_log = structlog.get_logger(__name__)
+
+OpenStream = Callable[[str], Awaitable[Stream]]
+
+
+def worker_name() -> str:
+    """A name that no other worker has: host, process and four random bytes."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+
+
+class Worker:
+    """Serves every run that is alive with every oracle that is registered and not paused, until it is stopped."""
+
+    def __init__(
+        self,
+        *,
+        registry: OracleRegistry,
+        open_stream: OpenStream,
+        settings: WorkerSettings,
+        name: str | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = name or worker_name()
+        self.counters = Counters()
+        self._registry = registry
+        self._open_stream = open_stream
+        self._settings = settings
+        self._rng = rng or random.Random()
+        self._stopping = asyncio.Event()
+        self._streams: dict[str, Stream] = {}
+        self._links: dict[str, OracleLink] = {}
+        self._pumps: dict[tuple[str, str], Pump] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Asks `run` to end: what was claimed is finished, or handed back after `drain_s`."""
+        self._stopping.set()
+
+    @property
+    def pumps(self) -> list[tuple[str, str]]:
+        """The pairs (run, oracle) that are served now."""
+        return sorted(self._pumps)
+
+    async def run(self) -> None:
+        """Works until `stop`. Raises BufferUnavailable if the server is away for longer than `buffer_patience_s`."""
+        _log.info("worker.started", worker=self.name)
+        try:
+            await self._discover_until_stopped()
+        finally:
+            await self._close()
+            _log.info("worker.stopped", worker=self.name, **self.counters.as_dict())
+
+    async def _discover_until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        heard_s = loop.time()
+        faults = 0
+        while not self._stopping.is_set():
+            try:
+                await self._discover()
+                heard_s, faults = loop.time(), 0
+            except (BufferFault, ValidationError) as error:
+                faults += 1
+                if faults == 1:
+                    _log.warning("registry.unreadable", worker=self.name, detail=str(error))
+                if loop.time() - heard_s > self._settings.buffer_patience_s:
+                    raise _given_up(error) from error
+            self._raise_lane_faults()
+            await self._wait_for_stop_or_fault()
+
+    async def _discover(self) -> None:
+        """Makes the pumps those that the registry asks for."""
+        runs = set(await self._registry.runs())
+        endpoints = {endpoint.name: endpoint for endpoint in await self._registry.oracles() if not endpoint.paused}
+        for name, link in list(self._links.items()):
+            if endpoints.get(name) != link.endpoint:
+                self._retire(oracle=name)
+        for run_id in set(self._streams) - runs:
+            self._retire(run_id=run_id)
+        for name, endpoint in endpoints.items():
+            if name not in self._links:
+                self._links[name] = OracleLink(endpoint, settings=self._settings, rng=self._rng)
+        for run_id in runs - set(self._streams):
+            self._streams[run_id] = await self._open_stream(run_id)
+        for run_id, stream in self._streams.items():
+            for name, link in self._links.items():
+                if (run_id, name) not in self._pumps:
+                    self._start_pump(stream, link)
+
+    def _start_pump(self, stream: Stream, link: OracleLink) -> None:
+        pump = Pump(
+            stream=stream,
+            link=link,
+            settings=self._settings,
+            consumer=self.name,
+            counters=self.counters,
+            rng=self._rng,
+        )
+        pump.start()
+        self._pumps[stream.run_id, link.endpoint.name] = pump
+
+    def _retire(self, *, oracle: str | None = None, run_id: str | None = None) -> None:
+        """Stops the pumps of an oracle or of a run beside the others' work, then closes what only they used."""
+        pumps = [self._pumps.pop(key) for key in list(self._pumps) if oracle == key[1] or run_id == key[0]]
+        link = self._links.pop(oracle) if oracle is not None else None
+        stream = self._streams.pop(run_id) if run_id is not None else None
+        earlier = list(self._retiring)
+
+        async def retire() -> None:
+            await asyncio.gather(*(pump.stop(drain_s=self._settings.drain_s) for pump in pumps))
+            if link is not None:
+                await link.aclose()
+            if stream is not None:
+                await asyncio.gather(*earlier, return_exceptions=True)  # its other pumps may still be draining
+                await stream.close()
+
+        task = asyncio.create_task(retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _wait_for_stop_or_fault(self) -> None:
+        """Until the next look at the registry; ends early for a stop or a lane that died."""
+        stop = asyncio.create_task(wait_for(self._stopping, self._settings.discover_every_s))
+        lanes = [lane for pump in self._pumps.values() for lane in pump.lanes]
+        await asyncio.wait({stop, *lanes}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        await asyncio.gather(stop, return_exceptions=True)
+        self._raise_lane_faults()
+
+    def _raise_lane_faults(self) -> None:
+        for (run_id, oracle), pump in self._pumps.items():
+            for lane in pump.lanes:
+                if lane.done():
+                    _log.error("lane.died", worker=self.name, run_id=run_id, oracle=oracle)
+                    lane.result()
+                    raise ProtocolError("a lane ended by itself", f"{run_id}/{oracle}", "report this")
+
+    async def _close(self) -> None:
+        for name in list(self._links):
+            self._retire(oracle=name)
+        for run_id in list(self._streams):
+            self._retire(run_id=run_id)
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+
+def _given_up(error: Exception) -> RewardmeshError:
+    if isinstance(error, RewardmeshError):
+        return error
+    what = f"the registry holds what cannot be read: {' '.join(str(error).split())[:300]}"
+    return BufferMisconfigured(what, "registry", "register the oracle again")
