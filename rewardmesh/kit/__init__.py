@@ -1,0 +1,1 @@
+"""What a stranger imports to write an oracle: `rewardmesh.kit.oracle`."""

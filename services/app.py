@@ -1,0 +1,212 @@
+"""One HTTP app for any oracle: the protocol of docs/protocol.md around a plain `Oracle`.
+
+Owns reading requests within limits, decoding pictures, scoring in a single thread, and one result a sample. A picture
+that cannot be opened fails alone; an oracle that raises fails only the samples that it raises for. Delivery: a
+request may be repeated (scoring is a function of its input, so nothing is kept by Idempotency-Key). Deadline: a request
+that waited for its turn past its `deadline_s` is answered 503 instead of being scored for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request, Response
+
+from rewardmesh.kit.oracle import Oracle, OracleInput, Result, failed
+from rewardmesh.wire.codec import MAX_BYTES, MAX_PIXELS, decode_picture
+from rewardmesh.wire.errors import PictureRejected
+from rewardmesh.wire.messages import OracleInfo, ScoreBatch, ScoreBatchReply, Scored, ScoreItem
+from rewardmesh.wire.strict_json import dump_json
+from services.request import Refused, ScoreCall, read_call
+
+__all__ = ["AppLimits", "build_app"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppLimits:
+    """What one request may bring; the batch is bounded by the oracle's own `max_batch`."""
+
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_picture_bytes: int = MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+    max_waiting: int = 16  # requests that wait for their turn; more are answered 429
+    retry_after_s: int = 1
+
+
+def build_app(oracle: Oracle, *, limits: AppLimits | None = None) -> FastAPI:
+    """The ASGI app of one oracle. It closes the oracle when it is shut down.
+
+    `app.state.busy_s()` says for how long the batch in hand has been scored, for whoever watches over the process.
+    """
+    server = _Server(oracle, limits or AppLimits())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        server.close()
+
+    app = FastAPI(title=oracle.info.name, version=oracle.info.version, lifespan=lifespan, openapi_url=None)
+    app.state.busy_s = server.busy_s
+    app.add_api_route("/v1/oracle", server.describe, methods=["GET"])
+    app.add_api_route("/v1/health", server.health, methods=["GET"])
+    app.add_api_route("/v1/score", server.score, methods=["POST"])
+    return app
+
+
+class _Server:
+    """The three routes, and the one thread that scores."""
+
+    def __init__(self, oracle: Oracle, limits: AppLimits) -> None:
+        self._oracle = oracle
+        self._limits = limits
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"score-{oracle.info.name}")
+        self._waiting = 0
+        self._scoring_since: float | None = None
+
+    def busy_s(self) -> float:
+        """For how long the batch in hand has been scored; 0 if there is none."""
+        since = self._scoring_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    async def describe(self) -> Response:
+        return _json(self._oracle.info.to_json())
+
+    async def health(self) -> Response:
+        return _json('{"status":"ok"}')
+
+    async def score(self, request: Request) -> Response:
+        """Answers 200 with a ScoreBatchReply, or one of the protocol's refusals."""
+        received = time.monotonic()
+        info = self._oracle.info
+        if self._waiting >= self._limits.max_waiting:
+            return self._refuse(Refused(429, "too many requests wait", info.name, "ask again later"))
+        self._waiting += 1
+        try:
+            call = await read_call(request, max_body_bytes=self._limits.max_body_bytes)
+            _check_batch(call.batch, info)
+            reply = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, call, received)
+            return _json(reply)
+        except Refused as refusal:
+            return self._refuse(refusal)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Waits for the batch in hand, then lets the oracle go."""
+        self._thread.shutdown(cancel_futures=True)
+        self._oracle.close()
+
+    def _answer(self, call: ScoreCall, received: float) -> str:
+        """Decodes and scores in the scoring thread; returns the reply's JSON. Raises Refused past the deadline."""
+        deadline_s = call.batch.deadline_s
+        if deadline_s is not None and time.monotonic() - received > deadline_s:
+            raise Refused(503, "waited for its turn past its deadline", f"{deadline_s:g} s", "ask again later")
+        inputs: list[OracleInput] = []
+        results: list[Result] = []
+        for item, picture in zip(call.batch.items, call.pictures, strict=True):
+            opened = self._open(item, picture)
+            if isinstance(opened, OracleInput):
+                inputs.append(opened)
+            else:
+                results.append(opened)
+        if inputs:
+            self._scoring_since = time.monotonic()
+            try:
+                results += self._score(inputs)
+            finally:
+                self._scoring_since = None
+        info = self._oracle.info
+        return ScoreBatchReply(oracle=info.name, version=info.version, results=results).to_json()
+
+    def _open(self, item: ScoreItem, picture: bytes | None) -> OracleInput | Result:
+        """The decoded sample, or the failure of its picture."""
+        known = self._oracle.info.media_types
+        if item.media_type.partition(";")[0] not in known:
+            reason = f"media type {item.media_type[:100]!r} is not one of {', '.join(known)}"
+            return failed(item.sample, "invalid_picture", reason)
+        if picture is None:
+            return failed(item.sample, "invalid_picture", "picture_base64 is not base64")
+        try:
+            decoded = decode_picture(
+                picture,
+                item.media_type,
+                max_bytes=self._limits.max_picture_bytes,
+                max_pixels=self._limits.max_pixels,
+            )
+        except PictureRejected as error:
+            return failed(item.sample, "invalid_picture", str(error))
+        return OracleInput(sample=item.sample, picture=decoded, hint=item.hint)
+
+    def _score(self, inputs: Sequence[OracleInput]) -> list[Result]:
+        """The oracle's checked results; if it raises, each sample is asked about alone, to find the one to blame."""
+        try:
+            return _checked(self._oracle.score(inputs), inputs, self._oracle.info)
+        except Exception as error:  # whatever a stranger's oracle raises fails samples, not the service
+            if len(inputs) > 1:
+                return [result for one in inputs for result in self._score([one])]
+            sample = inputs[0].sample
+            logger.exception("oracle %s failed on sample %s", self._oracle.info.name, sample.sample_id)
+            reason = f"{type(error).__name__}: {error}"[:1000]
+            return [failed(sample, "oracle_error", reason, retryable=isinstance(error, MemoryError | OSError))]
+
+    def _refuse(self, refusal: Refused) -> Response:
+        headers = {"Retry-After": str(self._limits.retry_after_s)} if refusal.status in {429, 503} else {}
+        return Response(refusal.to_json(), refusal.status, headers, "application/json")
+
+
+def _check_batch(batch: ScoreBatch, info: OracleInfo) -> None:
+    """Refuses a batch for another oracle, a repeated sample, or more samples than the oracle takes."""
+    if batch.oracle != info.name:
+        raise Refused(422, "request is for another oracle", f"{batch.oracle} asked, {info.name} here", "check the URL")
+    if len(batch.items) > info.max_batch:
+        raise Refused(413, f"{len(batch.items)} samples in one request", info.name, f"send at most {info.max_batch}")
+    seen: set[str] = set()
+    for item in batch.items:
+        if item.sample.sample_id in seen:
+            raise Refused(422, "sample is in the request twice", item.sample.sample_id, "send each sample once")
+        seen.add(item.sample.sample_id)
+
+
+def _checked(results: Sequence[Result], inputs: Sequence[OracleInput], info: OracleInfo) -> list[Result]:
+    """The results as the protocol wants them; one that breaks its rules becomes that sample's failure.
+
+    Raises: ValueError for a result of a sample that was not asked about, or two for one.
+    """
+    asked = {one.sample.sample_id: one.sample for one in inputs}
+    if len({result.sample_id for result in results}) != len(results):
+        raise ValueError("oracle gave two results for one sample")
+    checked: list[Result] = []
+    for result in results:
+        sample = asked.get(result.sample_id)
+        if sample is None:
+            raise ValueError(f"oracle gave a result for {result.sample_id}, which was not asked about")
+        if isinstance(result, Scored):
+            reason = _unsound(result, info)
+            checked.append(result if reason is None else failed(sample, "oracle_error", reason))
+        else:
+            checked.append(result)
+    return checked
+
+
+def _unsound(result: Scored, info: OracleInfo) -> str | None:
+    """Why a score cannot be sent, or None."""
+    if not math.isfinite(result.reward) or not info.reward_min <= result.reward <= info.reward_max:
+        return f"reward {result.reward} is outside {info.reward_min} to {info.reward_max}"
+    try:
+        dump_json(result.detail)
+    except ValueError as error:
+        return f"detail is no strict JSON: {error}"
+    return None
+
+
+def _json(text: str) -> Response:
+    return Response(text, media_type="application/json")

@@ -1,0 +1,163 @@
+"""The oracles on Ray Serve: each its own application, its own deployment, scaled on its own stream's backlog.
+
+    for one in oracle_applications(OraclesSettings(redis_url=url)):
+        serve.run(one.application, name=one.name, route_prefix=one.route_prefix)
+
+An oracle then answers the protocol under `/oracles/<name>/v1/…`. Replicas are plain oracles in the app of
+`services.app`; nothing here is asked how to score.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+
+from rewardmesh.kit.oracle import Oracle
+from rewardmesh.wire.errors import RecipeError
+from services.app import AppLimits, build_app
+
+__all__ = ["ORACLES", "OracleApplication", "OracleScale", "OraclesSettings", "make_oracle", "oracle_applications"]
+
+ORACLES = ("object_count", "ocr_spelling")
+SettingsT = TypeVar("SettingsT")
+_POLICY = "services.autoscaling:StreamLagPolicy"
+_STUCK_AFTER_S = 300.0  # a replica that scores one batch for so long is replaced
+
+
+class OracleScale(BaseModel):
+    """What one oracle may use, and the settings of its class (fields of ObjectCountSettings or OcrSettings)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_cpus: float = Field(default=0.5, ge=0)
+    """Logical CPUs a replica, for Ray's bookkeeping; torch gets as many threads, one at least."""
+    num_gpus: float = Field(default=0.0, ge=0)
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
+    samples_per_replica: int = Field(default=128, ge=1)
+    """Backlog that one replica is expected to work off by itself."""
+    upscale_delay_s: float = Field(default=5.0, ge=0)
+    downscale_delay_s: float = Field(default=60.0, ge=0)
+    max_ongoing_requests: int = Field(default=4, ge=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> OracleScale:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}")
+        return self
+
+
+class OraclesSettings(BaseModel):
+    """Which oracles are served, and how large each may grow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    redis_url: str | None = None
+    """The buffer whose backlog oracles scale on; None leaves it to REDIS_URL on the head node."""
+    oracles: dict[str, OracleScale] = Field(default_factory=lambda: {name: OracleScale() for name in ORACLES})
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleApplication:
+    """A Serve application and where it answers."""
+
+    name: str
+    application: Application
+    route_prefix: str
+
+
+def oracle_applications(settings: OraclesSettings | None = None) -> list[OracleApplication]:
+    """One Serve application an oracle. Deploys nothing. Raises: RecipeError for an oracle that does not exist."""
+    at = settings or OraclesSettings()
+    built = []
+    for name, scale in at.oracles.items():
+        if name not in ORACLES:
+            raise RecipeError("no such oracle", name, f"choose among {', '.join(ORACLES)}")
+        application = _deployment(name, scale, at.redis_url).bind(name, scale.options, max(1, int(scale.num_cpus)))
+        built.append(OracleApplication(name=name, application=application, route_prefix=f"/oracles/{name}"))
+    return built
+
+
+def make_oracle(name: str, options: Mapping[str, Any]) -> Oracle:
+    """An oracle by name, with the settings of its class.
+
+    Raises: RecipeError for an unknown name or setting, WeightsMissing if its weights are not there.
+    """
+    # Oracles import torch, and each its own large library: only in the replica, and only its own.
+    if name == "object_count":
+        from services.oracles.object_count import ObjectCount, ObjectCountSettings  # noqa: PLC0415
+
+        return ObjectCount(_settings(ObjectCountSettings, name, options))
+    if name == "ocr_spelling":
+        from services.oracles.ocr_spelling import OcrSettings, OcrSpelling  # noqa: PLC0415
+
+        return OcrSpelling(_settings(OcrSettings, name, options))
+    raise RecipeError("no such oracle", name, f"choose among {', '.join(ORACLES)}")
+
+
+def _settings(kind: type[SettingsT], name: str, options: Mapping[str, Any]) -> SettingsT:
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise RecipeError(f"setting of oracle is not known: {error}", name, f"see {kind.__name__}") from error
+
+
+@serve.ingress()
+class _OracleReplica:
+    """One replica: the oracle, made here so that weights are loaded once, and its app."""
+
+    def __init__(self, name: str, options: dict[str, Any], num_threads: int) -> None:
+        import torch  # noqa: PLC0415 - the driver, which only describes deployments, needs no torch
+
+        torch.set_num_threads(num_threads)
+        self._app = build_app(make_oracle(name, options), limits=AppLimits())
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self._app
+
+    def check_health(self) -> None:
+        """Serve replaces a replica whose health check raises."""
+        busy_s: float = self._app.state.busy_s()
+        if busy_s > _STUCK_AFTER_S:
+            raise RuntimeError(f"one batch has been scored for {busy_s:.0f} s")
+
+
+def _deployment(name: str, scale: OracleScale, redis_url: str | None) -> serve.Deployment:
+    grows = scale.max_replicas > scale.min_replicas
+    size: dict[str, Any] = (
+        {"autoscaling_config": _autoscaling(name, scale, redis_url)} if grows else {"num_replicas": scale.min_replicas}
+    )
+    return serve.deployment(
+        _OracleReplica,
+        name=name,
+        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
+        max_ongoing_requests=scale.max_ongoing_requests,
+        max_queued_requests=4 * scale.max_ongoing_requests,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        health_check_timeout_s=60.0,
+        graceful_shutdown_timeout_s=10.0,
+        **size,
+    )
+
+
+def _autoscaling(name: str, scale: OracleScale, redis_url: str | None) -> AutoscalingConfig:
+    known = redis_url if redis_url and not urlsplit(redis_url).password else None  # the dashboard shows it
+    return AutoscalingConfig(
+        min_replicas=scale.min_replicas,
+        max_replicas=scale.max_replicas,
+        upscale_delay_s=scale.upscale_delay_s,
+        downscale_delay_s=scale.downscale_delay_s,
+        policy=AutoscalingPolicy(
+            policy_function=_POLICY,
+            policy_kwargs={"oracle": name, "samples_per_replica": scale.samples_per_replica, "redis_url": known},
+        ),
+    )
