@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from rewardmesh.wire.errors import BufferFull, BufferMisconfigured, BufferUnavailable, ProtocolError
+from rewardmesh.wire.errors import BufferFault, BufferFull, BufferMisconfigured, BufferUnavailable, ProtocolError
 
 __all__ = ["OLDEST_SUPPORTED", "BufferInfo", "connect", "describe", "redact", "server_errors"]
 
@@ -112,27 +112,22 @@ def server_errors(which: str) -> Iterator[None]:
     """Maps what the server or its client raise to this project's errors."""
     try:
         yield
-    except foreign.AuthenticationError as error:
-        raise BufferMisconfigured(
-            f"the server refuses the login: {error}", which, "check the password in REDIS_URL"
-        ) from error
+    except (foreign.AuthenticationError, foreign.NoPermissionError) as error:
+        what_to_do = "check the user and password in REDIS_URL"
+        raise BufferMisconfigured(f"the server refuses us: {error}", which, what_to_do) from error
     except (foreign.ConnectionError, foreign.TimeoutError, OSError) as error:
         raise BufferUnavailable(f"the server does not answer: {error}", which, _START_ONE) from error
-    except foreign.ResponseError as error:
-        raise _mapped(error, which) from error
     except foreign.RedisError as error:
-        raise ProtocolError(
-            f"the server's client failed: {error}", which, "report this with the server's version"
-        ) from error
+        raise _mapped(error, which) from error
 
 
-def _mapped(error: foreign.ResponseError, which: str) -> Exception:
+def _mapped(error: foreign.RedisError, which: str) -> BufferFault | ProtocolError:
+    """What the server answered; older servers wrap it when a script meets it, so the text is searched."""
     said = str(error)
-    if said.startswith("OOM") or "OOM command not allowed" in said:
+    if isinstance(error, foreign.OutOfMemoryError) or "OOM command" in said:
         return BufferFull("the server has no memory left", which, "raise its maxmemory, or lower the byte budgets")
-    if said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-        return BufferMisconfigured(f"the server refuses us: {said}", which, "check the user and password in REDIS_URL")
-    if said.startswith(("MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "STAGE", "BUSY ")):
+    cannot_write = (foreign.ReadOnlyError, foreign.TryAgainError, foreign.ClusterDownError)
+    if isinstance(error, cannot_write) or any(word in said for word in ("MISCONF", "MASTERDOWN", "STAGE", "BUSY ")):
         return BufferUnavailable(f"the server cannot write now: {said}", which, "see the server's log, then try again")
     return ProtocolError(f"the server refused a command: {said}", which, "report this with the server's version")
 
