@@ -124,7 +124,7 @@ class ResumableTraining:
 
 
 class _Bar:
-    """A bar on a terminal, a line every hundred steps elsewhere."""
+    """A bar on a terminal, a line every twenty-five steps elsewhere."""
 
     def __init__(self, name: str, *, first: int, total: int):
         self._name, self._step, self._total = name, first, total
@@ -147,5 +147,5 @@ class _Bar:
             self._average[name] = value + 0.98 * (self._average.get(name, value) - value)
         words = "  ".join(f"{name} {value:.4f}" for name, value in self._average.items())
         self._bar.update(self._task, completed=self._step, description=f"{self._name}  {words}")
-        if not sys.stderr.isatty() and (self._step % 100 == 0 or self._step == self._total):
+        if not sys.stderr.isatty() and (self._step % 25 == 0 or self._step == self._total):
             print(f"{self._name} {self._step}/{self._total}  {words}", file=sys.stderr, flush=True)  # noqa: T201 (progress, for logs)

@@ -19,7 +19,7 @@ _KL_WEIGHT = 2e-4
 _BATCH = 64
 
 
-def train_autoencoder(work: Path, *, num_steps: int = 1100, seed: int = 0) -> AutoencoderKL:
+def train_autoencoder(work: Path, *, num_steps: int = 900, seed: int = 0) -> AutoencoderKL:
     """Trains, or goes on training, an autoencoder; returns it with its latents' shift and scale measured.
 
     The loss is the absolute error of pixels and of their differences (edges are what a detector and a reader need),

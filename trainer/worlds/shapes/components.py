@@ -44,7 +44,7 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def build_transformer() -> SD3Transformer2DModel:
-    """An MMDiT of five blocks over 36 picture tokens and twice ``MAX_TOKENS`` text tokens."""
+    """An MMDiT of five blocks over 36 picture tokens and ``MAX_TOKENS`` text tokens."""
     return SD3Transformer2DModel(
         sample_size=LATENT_SIZE,
         patch_size=2,

@@ -1,0 +1,198 @@
+"""The SD3 family: diffusers' ``SD3Transformer2DModel`` with CLIP text encoders and an ``AutoencoderKL``.
+
+Owns everything that is SD3's own: conditioning, the velocity call, decoding, and the folder that plain diffusers loads.
+The tiny pipeline of the shapes world and SD3.5-M differ by the folder alone. Knows no loss and no optimiser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
+
+from trainer.diffusion.schedule import pipeline_sigmas, step_sigmas, timestep_from_sigma
+from trainer.diffusion.trajectory import VelocityFn
+
+SAMPLING_FILE = "sampling.json"
+"""Lies beside ``model_index.json``: the levels that a student must be sampled at."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the transformer sees of the prompts: ``tokens`` [B, L, D] and ``pooled`` [B, P]."""
+
+    tokens: Tensor
+    pooled: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> Conditioning:
+        return Conditioning(self.tokens[index], self.pooled[index])
+
+    def repeat_interleave(self, times: int) -> Conditioning:
+        """Each prompt's conditioning ``times`` times in a row."""
+        return Conditioning(self.tokens.repeat_interleave(times, 0), self.pooled.repeat_interleave(times, 0))
+
+    def cat(self, other: Conditioning) -> Conditioning:
+        return Conditioning(torch.cat([self.tokens, other.tokens]), torch.cat([self.pooled, other.pooled]))
+
+
+class Sd3Family:
+    """A loaded pipeline, with its text encoders and autoencoder frozen.
+
+    Args:
+        pipeline: the pipeline; its transformer is the teacher.
+        device: where it runs.
+        precision: autocast type of the transformer's forwards; float32 means no autocast.
+        max_sequence_length: how many empty tokens stand for the missing T5; diffusers' default is 256, the tiny
+            pipeline was trained with none and must be called with none.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusion3Pipeline,
+        *,
+        device: str | torch.device = "cpu",
+        precision: torch.dtype = torch.float32,
+        max_sequence_length: int = 256,
+    ):
+        self.pipeline = pipeline
+        self.max_sequence_length = max_sequence_length
+        self.device = torch.device(device)
+        self.precision = precision
+        self._cache: dict[str, tuple[Tensor, Tensor]] = {}
+        for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+            part.to(self.device).eval().requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str | torch.device = "cpu", precision: torch.dtype = torch.float32
+    ) -> Sd3Family:
+        """Loads a pipeline folder without T5, in float32.
+
+        Raises:
+            FileNotFoundError: if ``folder`` holds no pipeline; the message says which command makes one.
+        """
+        if not (folder / "model_index.json").exists():
+            raise FileNotFoundError(
+                f"no pipeline in {folder}: model_index.json is missing; `rewardmesh world` makes the shapes world's, "
+                "or give the folder of a downloaded one"
+            )
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
+        sampling = read_sampling(folder)
+        length = int(sampling.get("max_sequence_length", 256))
+        return cls(pipeline, device=device, precision=precision, max_sequence_length=length)
+
+    @property
+    def teacher(self) -> SD3Transformer2DModel:
+        return self.pipeline.transformer
+
+    @property
+    def shift(self) -> float:
+        """s of E6, as the pipeline's scheduler has it."""
+        return float(self.pipeline.scheduler.config.shift)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        config = self.teacher.config
+        return (int(config.in_channels), int(config.sample_size), int(config.sample_size))
+
+    def student_sigmas(self, num_steps: int) -> Tensor:
+        """Levels [K+1] of a K-step student: even in the unshifted coordinate (E6)."""
+        return step_sigmas(num_steps, shift=self.shift)
+
+    def new_transformer(self, folder: Path | None = None) -> SD3Transformer2DModel:
+        """A trainable copy of the teacher, or the transformer that lies in ``folder``, in float32."""
+        if folder is None:
+            copy = SD3Transformer2DModel.from_config(self.teacher.config)
+            copy.load_state_dict(self.teacher.state_dict())
+        else:
+            copy = SD3Transformer2DModel.from_pretrained(
+                folder, torch_dtype=torch.float32, low_cpu_mem_usage=False
+            )
+        return copy.to(self.device).train().requires_grad_(True)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of prompts, as the pipeline computes it; each prompt is encoded once and kept."""
+        missing = [p for p in dict.fromkeys(prompts) if p not in self._cache]
+        if missing:
+            tokens, _, pooled, _ = self.pipeline.encode_prompt(
+                prompt=missing,
+                prompt_2=None,
+                prompt_3=None,
+                device=self.device,
+                do_classifier_free_guidance=False,
+                max_sequence_length=self.max_sequence_length,
+            )
+            self._cache.update({p: (tokens[i].float(), pooled[i].float()) for i, p in enumerate(missing)})
+        rows = [self._cache[p] for p in prompts]
+        return Conditioning(torch.stack([r[0] for r in rows]), torch.stack([r[1] for r in rows]))
+
+    def velocity(self, transformer: torch.nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        """What a transformer predicts (E2): x [B, C, H, W], sigma [B] -> [B, C, H, W] float32."""
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32):
+            predicted = transformer(
+                hidden_states=x,
+                timestep=timestep_from_sigma(sigma),
+                encoder_hidden_states=cond.tokens,
+                pooled_projections=cond.pooled,
+                return_dict=False,
+            )[0]
+        return torch.as_tensor(predicted).float()
+
+    def velocity_fn(self, transformer: torch.nn.Module, cond: Conditioning) -> VelocityFn:
+        """``velocity`` with network and conditioning filled in, as samplers take it."""
+        return lambda x, sigma: self.velocity(transformer, x, sigma, cond)
+
+    def unconditional(self, batch: int) -> Conditioning:
+        """The empty prompt, ``batch`` times."""
+        return self.encode_prompts([""]).repeat_interleave(batch)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, *, chunk: int = 64) -> Tensor:
+        """Latents [B, C, H, W] to pictures [B, H, W, 3] uint8, on the CPU, as the pipeline's own decoder does."""
+        vae = self.pipeline.vae
+        pictures = []
+        for part in latents.split(chunk):
+            decoded = vae.decode(part / vae.config.scaling_factor + vae.config.shift_factor).sample
+            pictures.append(((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
+        return torch.cat(pictures)
+
+    def export(self, folder: Path, transformer: SD3Transformer2DModel, *, num_steps: int, **facts: Any) -> None:
+        """Writes a pipeline that plain diffusers loads, with ``transformer`` in it and its sampling levels beside it.
+
+        ``sampling.json`` says what to pass to the pipeline: ``sigmas`` are unshifted, because the scheduler shifts what
+        it is given; ``facts`` (scores, say) are stored with them.
+        """
+        teacher = self.pipeline.transformer
+        self.pipeline.transformer = transformer
+        try:
+            self.pipeline.save_pretrained(folder, safe_serialization=True)
+        finally:
+            self.pipeline.transformer = teacher
+        sigmas = self.student_sigmas(num_steps)
+        sampling = {
+            "num_inference_steps": num_steps,
+            "guidance_scale": 1.0,
+            "max_sequence_length": self.max_sequence_length,
+            "sigmas": pipeline_sigmas(sigmas, shift=self.shift),
+            "sigmas_as_sampled": sigmas.tolist(),
+            "height": self.latent_shape[1] * self.pipeline.vae_scale_factor,
+            "width": self.latent_shape[2] * self.pipeline.vae_scale_factor,
+            **facts,
+        }
+        (folder / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
+
+
+def read_sampling(folder: Path) -> dict[str, Any]:
+    """What ``sampling.json`` of a pipeline folder says; nothing where there is none."""
+    file = folder / SAMPLING_FILE
+    return dict(json.loads(file.read_text())) if file.exists() else {}
