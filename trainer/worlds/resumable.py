@@ -148,4 +148,4 @@ class _Bar:
         words = "  ".join(f"{name} {value:.4f}" for name, value in self._average.items())
         self._bar.update(self._task, completed=self._step, description=f"{self._name}  {words}")
         if not sys.stderr.isatty() and (self._step % 25 == 0 or self._step == self._total):
-            print(f"{self._name} {self._step}/{self._total}  {words}", file=sys.stderr, flush=True)  # noqa: T201 (progress, for logs)
+            print(f"{self._name} {self._step}/{self._total}  {words}", file=sys.stderr, flush=True)

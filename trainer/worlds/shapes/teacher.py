@@ -64,7 +64,7 @@ def train_teacher(
     ids = _token_ids(pipeline, dataset.captions)
     empty = _token_ids(pipeline, [""])
 
-    def loss_at(step: int) -> dict[str, Tensor]:
+    def loss_at(_: int) -> dict[str, Tensor]:
         rows = torch.randint(len(ids), (_BATCH,))
         latents = dataset.latents[rows].float()
         tokens = torch.where(torch.rand(_BATCH, 1) < _CAPTION_DROPOUT, empty, ids[rows])
