@@ -9,7 +9,9 @@
     pump       claim → ask → settle for one (run, oracle)
     worker     finds runs and oracles, keeps a pump for every pair
     recorder   what becomes of an asked batch: settle, retry, release
-    counters   what a worker has done
+    meter      what a worker measures
+    pictures   re-encodes what an oracle does not open
+    retry_after  the header of that name
     process    one worker as a plain process (`python -m reward_workers`)
     serve      a few worker replicas as a Ray Serve application
 

@@ -28,13 +28,17 @@ from reward_workers.failures import (
     TimedOut,
     Unreachable,
 )
+from reward_workers.pictures import fit_pictures
 from reward_workers.retry_after import parse_retry_after
 from reward_workers.validate import check_results, parse_reply
-from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, ScoreBatch, ScoreItem
+from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, ScoreBatch, ScoreFailure, ScoreItem
 from rewardmesh.wire.stream import Claim, Result
 from rewardmesh.wire.strict_json import load_json
 
 __all__ = ["Answer", "OracleClient", "idempotency_key"]
+
+
+_SAID_BYTES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +86,19 @@ class OracleClient:
         """Closes all connections."""
         await self._http.aclose()
 
+    @property
+    def max_batch(self) -> int:
+        """Samples in one request: what the registry says, or less if the oracle says so."""
+        said = self._info.max_batch if self._info is not None else self.endpoint.max_batch
+        return min(self.endpoint.max_batch, said)
+
     async def info(self, *, refresh: bool = False) -> OracleInfo:
         """What the oracle says about itself, asked once and kept until `refresh`.
 
         Raises CallerRefused if it is not the oracle that was registered, InvalidAnswer if it says nothing usable.
         """
         if self._info is None or refresh:
-            _, body = await self._call("GET", "/v1/oracle", deadline_s=self.endpoint.deadline_s)
+            body = await self._call("GET", "/v1/oracle", deadline_s=self.endpoint.deadline_s)
             try:
                 info = OracleInfo.model_validate(load_json(body))
             except (ValidationError, ValueError, RecursionError) as error:
@@ -105,39 +115,44 @@ class OracleClient:
         try:
             async with asyncio.timeout(self.endpoint.deadline_s):
                 info = await self.info()
-                body = await self._post_batch(claims)
+                fitted = await fit_pictures(claims, info.media_types)
+                asked = [(claim, fit) for claim, fit in zip(claims, fitted, strict=True) if isinstance(fit, tuple)]
+                unfit = {fit.sample_id: fit for fit in fitted if isinstance(fit, ScoreFailure)}
+                if not asked:
+                    return Answer(results=list(unfit.values()), version=info.version)
+                body = await self._post_batch(asked)
                 reply = parse_reply(body, oracle=self.endpoint.name)
                 if reply.version != info.version:  # redeployed since: its range may be another now
                     info = await self.info(refresh=True)
         except TimeoutError as error:
             raise self._timed_out(self.endpoint.deadline_s) from error
-        results = check_results(reply, sample_ids=[claim.sample.sample_id for claim in claims], info=info)
-        return Answer(results=results, version=reply.version)
+        results = check_results(reply, sample_ids=[claim.sample.sample_id for claim, _ in asked], info=info)
+        by_id: dict[str, Result] = {result.sample_id: result for result in results} | unfit
+        return Answer(results=[by_id[claim.sample.sample_id] for claim in claims], version=reply.version)
 
-    async def _post_batch(self, claims: Sequence[Claim]) -> bytes:
+    async def _post_batch(self, asked: Sequence[tuple[Claim, tuple[str, bytes]]]) -> bytes:
         deadline_s = self.endpoint.deadline_s
         items = [
-            ScoreItem(sample=claim.sample, media_type=claim.media_type, picture=f"picture-{index}", hint=claim.hint)
-            for index, claim in enumerate(claims)
+            ScoreItem(sample=claim.sample, media_type=media_type, picture=f"picture-{index}", hint=claim.hint)
+            for index, (claim, (media_type, _)) in enumerate(asked)
         ]
         batch = ScoreBatch(oracle=self.endpoint.name, items=items, deadline_s=deadline_s)
         parts: list[tuple[str, tuple[str | None, str | bytes, str]]] = [
             ("request", (None, batch.to_json(), "application/json"))
         ]
-        for index, claim in enumerate(claims):
+        for index, (_, (media_type, picture)) in enumerate(asked):
             name = f"picture-{index}"
-            parts.append((name, (name, claim.picture, claim.media_type)))
-        headers = {"Idempotency-Key": idempotency_key(self.endpoint.name, claims)}
-        _, body = await self._call("POST", "/v1/score", deadline_s=deadline_s, files=parts, headers=headers)
-        return body
+            parts.append((name, (name, picture, media_type)))
+        headers = {"Idempotency-Key": idempotency_key(self.endpoint.name, [claim for claim, _ in asked])}
+        return await self._call("POST", "/v1/score", deadline_s=deadline_s, files=parts, headers=headers)
 
-    async def _call(self, method: str, path: str, *, deadline_s: float, **request: Any) -> tuple[int, bytes]:
-        """Status and body of a successful call; every exception of httpx is mapped here and nowhere else."""
+    async def _call(self, method: str, path: str, *, deadline_s: float, **request: Any) -> bytes:
+        """The body of a successful answer; every exception of httpx is mapped here and nowhere else."""
         try:
             async with asyncio.timeout(deadline_s), self._http.stream(method, path, **request) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise self._refusal(response)
-                return response.status_code, await self._read(response)
+                    raise self._refusal(response, await _said(response))
+                return await self._read(response)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise Unreachable("no connection to the oracle", self._which, _one_line(error)) from error
         except (TimeoutError, httpx.TimeoutException) as error:
@@ -155,22 +170,20 @@ class OracleClient:
                 raise InvalidAnswer(f"the answer is longer than {self._max_reply_bytes} bytes", self._which)
         return bytes(body)
 
-    def _refusal(self, response: httpx.Response) -> CallFailure:
+    def _refusal(self, response: httpx.Response, said: str) -> CallFailure:
         status, which = response.status_code, self._which
+        what = f"it answered {status}" + (f", {said}" if said else "")
         if status in {429, 503}:
-            retry_after_s = parse_retry_after(response.headers.get("Retry-After"))
-            return Overloaded(f"it answered {status}", which, retry_after_s=retry_after_s)
-        if status == 404:
-            return Unreachable(
-                "it answered 404: no oracle at this URL", which, "check the URL, or wait for its deployment"
-            )
+            return Overloaded(what, which, retry_after_s=parse_retry_after(response.headers.get("Retry-After")))
+        if status == httpx.codes.NOT_FOUND:
+            return Unreachable(what, which, "check the URL, or wait for its deployment")
         if status in {408, 504}:
-            return TimedOut(f"it answered {status}", which)
-        if status >= 500:
-            return ServerError(f"it answered {status}", which)
+            return TimedOut(what, which)
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return ServerError(what, which)
         if status in {400, 413, 415, 422}:
-            return RequestRefused(f"it answered {status} to the request", which)
-        return CallerRefused(f"it answered {status}", which, "check the URL and permissions registered for it")
+            return RequestRefused(what, which)
+        return CallerRefused(what, which, "check the URL and permissions registered for it")
 
     def _timed_out(self, deadline_s: float) -> TimedOut:
         return TimedOut(f"no answer within {deadline_s:g} s", self._which)
@@ -184,6 +197,16 @@ def idempotency_key(oracle: str, claims: Sequence[Claim]) -> str:
     """The same for the same samples asked of the same oracle, whatever their order, worker or attempt."""
     parts = sorted(f"{claim.sample.run_id}/{claim.sample.group_id}/{claim.sample.sample_id}" for claim in claims)
     return hashlib.sha256("\n".join([oracle, *parts]).encode()).hexdigest()
+
+
+async def _said(response: httpx.Response) -> str:
+    """The beginning of an error's body, on one line."""
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) >= _SAID_BYTES:
+            break
+    return " ".join(body[:_SAID_BYTES].decode(errors="replace").split())
 
 
 def _one_line(error: BaseException) -> str:

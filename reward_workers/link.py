@@ -17,19 +17,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
-import structlog
-
 from reward_workers.client import Answer, OracleClient
 from reward_workers.failures import CallFailure, Overloaded, RequestRefused
+from reward_workers.meter import Meter
 from reward_workers.policy import RetryPolicy, backoff_s
 from reward_workers.settings import WorkerSettings
 from rewardmesh.wire.errors import OracleError, ProtocolError
 from rewardmesh.wire.messages import OracleEndpoint
 from rewardmesh.wire.stream import Claim
+from rewardmesh.wire.telemetry import get_logger
 
 __all__ = ["OracleLink", "wait_for"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger("reward_workers.link")
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:
@@ -46,11 +46,10 @@ async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:
 class OracleLink:
     """Shared by all pumps of one worker that feed the same oracle."""
 
-    def __init__(self, endpoint: OracleEndpoint, *, settings: WorkerSettings, rng: random.Random) -> None:
+    def __init__(self, endpoint: OracleEndpoint, *, settings: WorkerSettings, meter: Meter, rng: random.Random) -> None:
         self.endpoint = endpoint
         self.policy = RetryPolicy.of(endpoint, cap_s=settings.max_backoff_s)
-        self.calls = 0
-        self.failed_calls = 0
+        self._meter = meter
         self._rng = rng
         self._client = OracleClient(
             endpoint, max_reply_bytes=settings.max_reply_bytes, connect_timeout_s=settings.connect_timeout_s
@@ -59,6 +58,11 @@ class OracleLink:
         self._trial = asyncio.Lock()
         self._failures = 0  # calls in a row that failed as a whole
         self._paused_until = 0.0  # loop time
+
+    @property
+    def max_batch(self) -> int:
+        """Samples in one request."""
+        return self._client.max_batch
 
     @property
     def healthy(self) -> bool:
@@ -86,15 +90,17 @@ class OracleLink:
     async def score(self, claims: Sequence[Claim]) -> Answer:
         """Asks within the oracle's concurrency. Raises a `CallFailure`; remembers whether it succeeded."""
         async with self._slots:
-            self.calls += 1
+            began_s = asyncio.get_running_loop().time()
             try:
                 answer = await self._client.score(claims)
             except (OracleError, ProtocolError) as error:
-                self.failed_calls += 1
                 failure = cast("CallFailure", error)  # the client raises nothing else
                 if not isinstance(failure, RequestRefused):
                     self._note_failure(failure)
                 raise
+            finally:
+                seconds = asyncio.get_running_loop().time() - began_s
+                self._meter.observe("rewardmesh_oracle_latency_s", seconds, oracle=self.endpoint.name)
         if not self.healthy:
             _log.info("oracle.back", oracle=self.endpoint.name, failures=self._failures)
         self._failures = 0

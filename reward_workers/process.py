@@ -6,15 +6,14 @@ Exit status: 0 after a stop, 1 with one line on stderr when the server is away o
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from pydantic import ValidationError
 
+from reward_workers.meter import Meter
 from reward_workers.settings import WorkerSettings
 from reward_workers.worker import Worker
 from rewardmesh.wire.buffer import connect
@@ -22,28 +21,15 @@ from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Stream
+from rewardmesh.wire.telemetry import configure_logging
 
-__all__ = ["configure_logs", "main", "run_worker", "worker_on_server"]
-
-
-def configure_logs(*, level: int = logging.INFO) -> None:
-    """Structured logs as JSON lines on stderr."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(sort_keys=True),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
+__all__ = ["main", "run_worker", "worker_on_server"]
 
 
 @asynccontextmanager
-async def worker_on_server(settings: WorkerSettings, *, name: str | None = None) -> AsyncIterator[Worker]:
+async def worker_on_server(
+    settings: WorkerSettings, *, name: str | None = None, meter: Meter | None = None
+) -> AsyncIterator[Worker]:
     """A worker that is connected to the server of its settings; the connection is closed at the end.
 
     Raises: BufferUnavailable, BufferMisconfigured.
@@ -54,7 +40,7 @@ async def worker_on_server(settings: WorkerSettings, *, name: str | None = None)
         return open_redis_stream(client, run_id)
 
     try:
-        yield Worker(registry=Registry(client), open_stream=open_stream, settings=settings, name=name)
+        yield Worker(registry=Registry(client), open_stream=open_stream, settings=settings, name=name, meter=meter)
     finally:
         await client.aclose()
 
@@ -81,7 +67,7 @@ def main() -> int:
         place = ".".join(map(str, first["loc"]))
         sys.stderr.write(f"worker settings: {place}: {first['msg']}; see REWARDMESH_WORKER_… in the environment\n")
         return 1
-    configure_logs()
+    configure_logging(json_lines=True)
     try:
         asyncio.run(run_worker(settings))
     except RewardmeshError as error:

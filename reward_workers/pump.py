@@ -13,16 +13,15 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-import structlog
-
-from reward_workers.counters import Counters
 from reward_workers.failures import CallFailure, Overloaded, RequestRefused, failure_of
 from reward_workers.link import OracleLink, wait_for
+from reward_workers.meter import Meter
 from reward_workers.policy import backoff_s
 from reward_workers.recorder import Outcome, Recorder
 from reward_workers.settings import WorkerSettings
 from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
 from rewardmesh.wire.stream import Claim, Stream
+from rewardmesh.wire.telemetry import get_logger
 
 __all__ = ["Pump"]
 
@@ -40,7 +39,7 @@ class Pump:
         link: OracleLink,
         settings: WorkerSettings,
         consumer: str,
-        counters: Counters,
+        meter: Meter,
         rng: random.Random,
     ) -> None:
         self.link = link
@@ -49,7 +48,7 @@ class Pump:
         self._oracle = link.endpoint.name
         self._settings = settings
         self._consumer = consumer
-        self._counters = counters
+        self.in_flight = 0  # samples claimed and not yet settled or handed back
         self._rng = rng
         self._stopping = asyncio.Event()
         self._recorder = Recorder(
@@ -57,11 +56,11 @@ class Pump:
             oracle=self._oracle,
             policy=link.policy,
             consumer=consumer,
-            counters=counters,
+            meter=meter,
             patience_s=settings.settle_patience_s,
             rng=rng,
         )
-        self._log = structlog.get_logger(__name__).bind(run_id=stream.run_id, oracle=self._oracle)
+        self._log = get_logger("reward_workers.pump").bind(run_id=stream.run_id, oracle=self._oracle)
 
     def start(self) -> None:
         """Starts the lanes as tasks of the running loop."""
@@ -104,7 +103,7 @@ class Pump:
         return await self._stream.claim(
             self._oracle,
             consumer=self._consumer,
-            max_samples=self.link.endpoint.max_batch,
+            max_samples=self.link.max_batch,
             lease_s=self._settings.lease_s,
             wait_s=self._settings.claim_wait_s,
         )
@@ -113,21 +112,20 @@ class Pump:
         """One batch from claim to settle; hands it back if it is cancelled."""
         heart = asyncio.create_task(self._heartbeat(claims))
         work = asyncio.create_task(self._ask_and_conclude(claims))
-        self._counters.in_flight += len(claims)
+        self.in_flight += len(claims)
         try:
             await asyncio.wait({heart, work}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
             else:
                 heart.result()
-                self._counters.abandoned += len(claims)
                 self._log.warning("batch.abandoned", samples=len(claims), why="all leases were lost")
         except asyncio.CancelledError:
             await _end(work)
             await self._recorder.release(claims)
             raise
         finally:
-            self._counters.in_flight -= len(claims)
+            self.in_flight -= len(claims)
             await _end(heart)
             await _end(work)
 

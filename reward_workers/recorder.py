@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import structlog
-
-from reward_workers.counters import Counters
+from reward_workers.meter import Meter
 from reward_workers.policy import RetryPolicy, backoff_s, is_retryable
 from rewardmesh.wire.errors import BufferFault
-from rewardmesh.wire.messages import Scored, ScoreFailure
-from rewardmesh.wire.stream import Claim, Result, Stream
+from rewardmesh.wire.messages import ScoreFailure
+from rewardmesh.wire.stream import Claim, Result, SettleReport, Stream
+from rewardmesh.wire.telemetry import get_logger
 
 __all__ = ["Outcome", "Recorder"]
 
@@ -62,7 +61,7 @@ class Recorder:
         oracle: str,
         policy: RetryPolicy,
         consumer: str,
-        counters: Counters,
+        meter: Meter,
         patience_s: float,
         rng: random.Random,
     ) -> None:
@@ -70,11 +69,12 @@ class Recorder:
         self._oracle = oracle
         self._policy = policy
         self._consumer = consumer
-        self._counters = counters
+        self._meter = meter
+        self._labels = {"run": stream.run_id, "oracle": oracle}
         self._patience_s = patience_s
         self._rng = rng
         self._first_asks = _FirstAsks()
-        self._log = structlog.get_logger(__name__).bind(run_id=stream.run_id, oracle=oracle)
+        self._log = get_logger("reward_workers.recorder").bind(run_id=stream.run_id, oracle=oracle)
 
     async def conclude(self, outcomes: Sequence[Outcome], *, began_s: float) -> None:
         """Settles what is final, in one call for each version of the oracle that answered; hands the rest back."""
@@ -107,13 +107,9 @@ class Recorder:
         )
         if report is None:
             return
-        self._counters.settled += report.settled
-        self._counters.duplicates += report.duplicates
-        self._counters.deferred += report.deferred
-        self._counters.scored += sum(isinstance(result, Scored) for _, result in settled)
+        self._count(settled, report)
         for claim, result in settled:
             if isinstance(result, ScoreFailure):
-                self._counters.failed += 1
                 self._log.warning(
                     "sample.failed",
                     group_id=claim.sample.group_id,
@@ -123,13 +119,22 @@ class Recorder:
                     detail=result.detail,
                 )
 
+    def _count(self, settled: Sequence[tuple[Claim, Result]], report: SettleReport) -> None:
+        self._meter.count("rewardmesh_samples_duplicate", report.duplicates, **self._labels)
+        if report.duplicates:  # the report does not say which of them were new
+            new = report.settled + report.deferred
+            self._meter.count("rewardmesh_samples_settled", new, kind="mixed", **self._labels)
+            return
+        for kind, amount in Counter(result.kind for _, result in settled).items():
+            self._meter.count("rewardmesh_samples_settled", amount, kind=kind, **self._labels)
+
     async def _retry(self, claim: Claim, failure: ScoreFailure, delay_s: float) -> None:
         if await self._offer(
             lambda: self._stream.retry(
                 self._oracle, consumer=self._consumer, claim=claim, failure=failure, delay_s=delay_s
             )
         ):
-            self._counters.retried += 1
+            self._meter.count("rewardmesh_samples_retried", 1, code=failure.code, **self._labels)
 
     async def _offer(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """Repeats a call to the server until it is heard, for `patience_s` at most; then the lease runs out."""

@@ -14,20 +14,20 @@ import socket
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
-import structlog
 from pydantic import ValidationError
 
-from reward_workers.counters import Counters
 from reward_workers.link import OracleLink, wait_for
+from reward_workers.meter import Meter, TallyMeter
 from reward_workers.pump import Pump
 from reward_workers.settings import WorkerSettings
 from rewardmesh.wire.errors import BufferFault, BufferMisconfigured, ProtocolError, RewardmeshError
 from rewardmesh.wire.registry import OracleRegistry
 from rewardmesh.wire.stream import Stream
+from rewardmesh.wire.telemetry import get_logger
 
 __all__ = ["Worker", "worker_name"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger("reward_workers.worker")
 
 OpenStream = Callable[[str], Awaitable[Stream]]
 
@@ -47,10 +47,11 @@ class Worker:
         open_stream: OpenStream,
         settings: WorkerSettings,
         name: str | None = None,
+        meter: Meter | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.name = name or worker_name()
-        self.counters = Counters()
+        self.meter = TallyMeter(then=meter)
         self._registry = registry
         self._open_stream = open_stream
         self._settings = settings
@@ -77,7 +78,7 @@ class Worker:
             await self._discover_until_stopped()
         finally:
             await self._close()
-            _log.info("worker.stopped", worker=self.name, **self.counters.as_dict())
+            _log.info("worker.stopped", worker=self.name, settled=self.meter.total("rewardmesh_samples_settled"))
 
     async def _discover_until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
@@ -107,7 +108,7 @@ class Worker:
             self._retire(run_id=run_id)
         for name, endpoint in endpoints.items():
             if name not in self._links:
-                self._links[name] = OracleLink(endpoint, settings=self._settings, rng=self._rng)
+                self._links[name] = OracleLink(endpoint, settings=self._settings, meter=self.meter, rng=self._rng)
         for run_id in runs - set(self._streams):
             self._streams[run_id] = await self._open_stream(run_id)
         for run_id, stream in self._streams.items():
@@ -121,7 +122,7 @@ class Worker:
             link=link,
             settings=self._settings,
             consumer=self.name,
-            counters=self.counters,
+            meter=self.meter,
             rng=self._rng,
         )
         pump.start()
