@@ -148,6 +148,22 @@ class Sd3Family:
             )[0]
         return torch.as_tensor(predicted).float()
 
+    @property
+    def feature_width(self) -> int:
+        """D of ``features``."""
+        return int(self.teacher.inner_dim)
+
+    def features(self, transformer: torch.nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        """The last hidden picture tokens of a transformer, [B, N, D], which its velocity is a linear map of."""
+        kept: list[Tensor] = []
+        norm_out: torch.nn.Module = transformer.get_submodule("norm_out")
+        hook = norm_out.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        try:
+            self.velocity(transformer, x, sigma, cond)
+        finally:
+            hook.remove()
+        return kept[0]
+
     def velocity_fn(self, transformer: torch.nn.Module, cond: Conditioning) -> VelocityFn:
         """``velocity`` with network and conditioning filled in, as samplers take it."""
         return lambda x, sigma: self.velocity(transformer, x, sigma, cond)
