@@ -1,4 +1,7 @@
-"""One contract, held by the stream in memory and by the stream on every server."""
+"""One contract, held by the stream in memory and by the stream on every server.
+
+Longer than 400 lines because it is one list of promises, read from top to bottom beside the protocol of the stream.
+"""
 
 from __future__ import annotations
 
