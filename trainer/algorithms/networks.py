@@ -46,6 +46,7 @@ def follow(average: nn.Module, network: nn.Module, *, decay: float) -> None:
 
 
 def mean_of(values: Tensor) -> float:
+    """Mean over everything."""
     return float(values.detach().float().mean())
 
 

@@ -197,7 +197,7 @@ class ValueSurrogate:
         """Writes the network in half precision."""
         save_file({name: t.detach().half().contiguous() for name, t in self.network.state_dict().items()}, file)
 
-    def step(self, at: Renoised, *, rewards: Tensor, advantages: Tensor) -> dict[str, float]:
+    def step(self, at: Renoised, *, rewards: Tensor, advantages: Tensor) -> dict[str, float]:  # noqa: ARG002
         """One update, on fresh groups and stored ones alike; the advantage is not used."""
         settings = self._settings
         values = self.network(at.x_tau, at.tau, at.cond)
@@ -220,7 +220,8 @@ class ValueSurrogate:
             leaf = x_tau.detach().requires_grad_(True)
             gradient = value_gradient(self.network(leaf, tau, cond), leaf)
         size = self._rms.update(gradient)
-        return value_direction(gradient, rms=size, scale=self._student.reward_scale, clip=self._student.reward_clip), None
+        scale, clip = self._student.reward_scale, self._student.reward_clip
+        return value_direction(gradient, rms=size, scale=scale, clip=clip), None
 
     def networks(self) -> dict[str, nn.Module]:
         return {"surrogate": self.network}

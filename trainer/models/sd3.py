@@ -114,9 +114,7 @@ class Sd3Family:
             copy = SD3Transformer2DModel.from_config(self.teacher.config)
             copy.load_state_dict(self.teacher.state_dict())
         else:
-            copy = SD3Transformer2DModel.from_pretrained(
-                folder, torch_dtype=torch.float32, low_cpu_mem_usage=False
-            )
+            copy = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
         return copy.to(self.device).train().requires_grad_(True)
 
     @torch.no_grad()
@@ -157,7 +155,7 @@ class Sd3Family:
         """The last hidden picture tokens of a transformer, [B, N, D], which its velocity is a linear map of."""
         kept: list[Tensor] = []
         norm_out: torch.nn.Module = transformer.get_submodule("norm_out")
-        hook = norm_out.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        hook = norm_out.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
         try:
             self.velocity(transformer, x, sigma, cond)
         finally:
