@@ -98,8 +98,8 @@ class BufferFeedback:
     def forget(self, group_ids: Sequence[str]) -> None:
         self._command(self._forget(list(group_ids)))
 
-    def resume(self, wanted: Sequence[str]) -> None:
-        self._command(self._forget_others(frozenset(wanted)))
+    def resume(self, pairs: Sequence[tuple[str, str]], *, done: Sequence[str] = ()) -> None:
+        self._command(self._resume(tuple(pairs), frozenset(done)))
 
     def times(self) -> RewardTimes:
         return self._clock.times()
@@ -264,12 +264,12 @@ class BufferFeedback:
         for group_id in group_ids:
             await self._persistently(partial(self._stream.forget, group_id))
 
-    async def _forget_others(self, wanted: frozenset[str]) -> None:
+    async def _resume(self, pairs: Sequence[Pair], done: frozenset[str]) -> None:
         known = await self._persistently(self._stream.groups)
-        others = [group_id for group_id in known if group_id not in wanted]
-        if others:
-            self._log.info("forgetting groups of before that nobody waits for", groups=len(others))
-        await self._forget(others)
+        await self._forget([group_id for group_id in known if group_id in done])
+        self._watched.update(pairs)
+        for pair in pairs:
+            await self._look_up(pair)
 
     async def _persistently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Calls the stream until the server answers. Every call may be repeated: the stream says so."""

@@ -133,8 +133,11 @@ class Feedback(Protocol):
     def forget(self, group_ids: Sequence[str]) -> None:
         """Nothing more is wanted of these groups."""
 
-    def resume(self, wanted: Sequence[str]) -> None:
-        """After a restart: groups known from before that are not wanted are forgotten."""
+    def resume(self, pairs: Sequence[tuple[str, str]], *, done: Sequence[str] = ()) -> None:
+        """After a restart: watches (group, oracle) pairs published before; one that is not known any more is lost.
+
+        Of the groups that are `done`, those still known are forgotten.
+        """
 
     def times(self) -> RewardTimes:
         """Where the reward time went so far."""

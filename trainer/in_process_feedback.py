@@ -72,8 +72,10 @@ class InProcessFeedback:
         gone = set(group_ids)
         self._seen = {pair for pair in self._seen if pair[0] not in gone}
 
-    def resume(self, wanted: Sequence[str]) -> None:
-        """Nothing is known from before."""
+    def resume(self, pairs: Sequence[tuple[str, str]], *, done: Sequence[str] = ()) -> None:
+        """Nothing is known from before: every pair is lost."""
+        del done
+        self._ready.extend(GroupFeedback(group_id=group, oracle=oracle, status="lost") for group, oracle in pairs)
 
     def times(self) -> RewardTimes:
         return self._clock.times()

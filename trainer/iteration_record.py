@@ -73,8 +73,8 @@ def add_counts(views: Iterable[Mapping[str, Any]]) -> Counts:
 def reward_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
     """The part of an iteration's line that is about rewards.
 
-    `rewards`: mean by oracle, of finished pictures; `strict_share`: share of those, over oracles, at the highest reward
-    (for our oracles: that pass); `rewards_by_boundary`: mean by oracle and boundary; `spread`: standard deviation of the
+    `rewards`: mean by oracle, of finished pictures; `strict_share`: share of those at the highest reward, over oracles
+    (for ours: those that pass); `rewards_by_boundary`: mean by oracle and boundary; `spread`: standard deviation of the
     combined reward inside groups.
     """
     rewards, by_boundary = {}, {}

@@ -139,8 +139,10 @@ class RolloutMaker:
     def make(self, index: int, policy_version: int) -> Rollout:
         """Rolls out and stores this worker's groups of a rollout, or finds them stored by a run that was killed."""
         mine = list(enumerate(self.choose(index)))[self._rank :: self._world_size]
-        group_ids = [f"{index:06d}-{position:03d}" for position, _ in mine]
-        if not self._stored(group_ids, policy_version):
+        # With another number of workers, other shares and other noise: another group, which must not be mistaken.
+        suffix = f"-of{self._world_size}" if self._world_size > 1 else ""
+        group_ids = [f"{index:06d}-{position:03d}{suffix}" for position, _ in mine]
+        if not all(group_id in self._store for group_id in group_ids):
             self._roll_out(index, policy_version, [prompt for _, prompt in mine], group_ids)
         rollout = Rollout(index=index, policy_version=policy_version, group_ids=group_ids)
         for group_id in group_ids:
@@ -159,12 +161,6 @@ class RolloutMaker:
     def sample_ids(self, group_id: str, group_size: int) -> list[list[str]]:
         """Ids of what is sent of a group, [P][G]: one row a scored boundary."""
         return [[f"{group_id}-{i:03d}-b{k}" for i in range(group_size)] for k in self._rule.boundaries]
-
-    def _stored(self, group_ids: Sequence[str], policy_version: int) -> bool:
-        return all(
-            group_id in self._store and self._store.header(group_id).policy_version == policy_version
-            for group_id in group_ids
-        )
 
     def _roll_out(self, index: int, policy_version: int, prompts: Sequence[Prompt], group_ids: Sequence[str]) -> None:
         size = self._settings.group_size
@@ -185,6 +181,7 @@ class RolloutMaker:
                     kind=prompt.kind,
                     checks=prompt.checks,
                     sigmas=sigmas,
+                    group_size=size,
                 )
                 self._store.add_group(StoredGroup(header=header, boundaries=group))
 

@@ -90,6 +90,25 @@ class RunFolder:
         """Replaces status.json; readers see the old one or the new one, whole."""
         _replace(self.path / "status.json", dump_json({**status, "updated_unix_s": time.time()}))
 
+    def write_outcome(self, outcome: Mapping[str, Any]) -> None:
+        _replace(self.path / "outcome.json", dump_json(dict(outcome)))
+
+    def read_outcome(self) -> dict[str, Any]:
+        outcome: dict[str, Any] = load_json((self.path / "outcome.json").read_bytes())
+        return outcome
+
+    def write_failure(self, failure: Mapping[str, Any] | None) -> None:
+        """Leaves behind what ended training; None takes it back."""
+        if failure is None:
+            (self.path / "failure.json").unlink(missing_ok=True)
+        else:
+            _replace(self.path / "failure.json", dump_json(dict(failure)))
+
+    def read_failure(self) -> dict[str, Any] | None:
+        path = self.path / "failure.json"
+        failure: dict[str, Any] | None = load_json(path.read_bytes()) if path.exists() else None
+        return failure
+
     def stop_asked(self) -> bool:
         return (self.path / "stop").exists()
 

@@ -48,6 +48,8 @@ class GroupHeader:
     """GenEval's metadata, plus `text`."""
     sigmas: tuple[float, ...]
     """K+1 levels."""
+    group_size: int
+    """G."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,7 @@ class TrajectoryStore:
                 "kind": group.header.kind,
                 "checks": dict(group.header.checks),
                 "sigmas": list(group.header.sigmas),
+                "group_size": group.header.group_size,
                 "shape": list(group.boundaries.shape),
             }
         ).encode()

@@ -1,0 +1,233 @@
+"""The loop over a toy algorithm with oracles in process, and with feedback that the test holds back."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewardmesh.wire.errors import ChecksMissing, OracleUnavailable
+from trainer.feedback import FeedbackDepth, GroupFeedback, PictureGroup, RewardTimes
+from trainer.in_process_feedback import InProcessFeedback
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def lasting(line: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on how long things took."""
+    timed = {"seconds", "elapsed_s", "unix_s", "samples_scored_per_s", "depth"}
+    return {key: value for key, value in line.items() if key not in timed}
+
+
+class HeldBack:
+    """Feedback that answers what the test releases: by default everything, at the `delay`-th look for it."""
+
+    def __init__(self, inner: InProcessFeedback, *, delay: int = 0) -> None:
+        self.inner = inner
+        self.delay = delay
+        self.looks = 0
+        self.held: list[GroupFeedback] = []
+        self.published: list[PictureGroup] = []
+        self.forgotten: list[str] = []
+        self.versions: list[int] = []
+        self.refuse: set[str] = set()
+        self.hold_oracles: set[str] = set()
+
+    def publish(self, groups: Any) -> None:
+        self.looks = 0
+        self.published += groups
+        self.inner.publish(groups)
+
+    def collect(self, *, wait_s: float = 0.0) -> list[GroupFeedback]:
+        self.held += self.inner.collect()
+        self.looks += 1
+        if self.looks <= self.delay:
+            time.sleep(min(wait_s, 0.02))
+            return []
+        out = [one for one in self.held if one.oracle not in self.hold_oracles]
+        self.held = [one for one in self.held if one.oracle in self.hold_oracles]
+        return [
+            GroupFeedback(group_id=one.group_id, oracle=one.oracle, status="refused")
+            if one.group_id in self.refuse
+            else one
+            for one in out
+        ]
+
+    def depth(self) -> dict[str, FeedbackDepth]:
+        return {"brightness": FeedbackDepth(samples=len(self.held))}
+
+    def set_policy_version(self, version: int) -> None:
+        self.versions.append(version)
+
+    def forget(self, group_ids: Any) -> None:
+        self.forgotten += group_ids
+        self.inner.forget(group_ids)
+
+    def resume(self, pairs: Any, *, done: Any = ()) -> None:
+        self.inner.resume(pairs, done=done)
+
+    def times(self) -> RewardTimes:
+        return self.inner.times()
+
+    def close(self) -> None: ...
+
+
+def test_the_reward_rises_and_every_iteration_leaves_a_line(make_loop, tmp_path) -> None:
+    seen: list[Any] = []
+    outcome = make_loop("run.iterations=20", sinks=[seen.append]).run()
+    assert (outcome.reason, outcome.iterations) == ("finished", 20)
+    written = lines(tmp_path / "run")
+    assert [line["iteration"] for line in written] == list(range(1, 21))
+    assert written[-1]["reward"] > written[0]["reward"] + 0.05
+    assert seen[-1]["iteration"] == 20
+    line = written[-1]
+    assert line["updates"] == {"surrogate": 2, "fake_score": 1, "student": 1}
+    assert line["groups"] == {"rewarded": 4, "unrewarded": 0, "tied": 0}
+    assert line["samples"] == {"scored": 16, "failed": 0}
+    assert line["seconds"]["exposed_wait"] >= 0
+    assert line["seconds"]["hidden_reward"] >= -1e-6
+    assert line["policy_version"] == 20
+    assert line["bank_groups"] == 12
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["iteration"], status["seconds_left"]) == ("finished", 20, 0)
+
+
+def test_two_in_flight_are_one_version_stale_and_one_is_not(make_loop, tmp_path) -> None:
+    make_loop(folder="two").run()
+    assert [line["staleness"] for line in lines(tmp_path / "two")] == [0, 1, 1, 1, 1, 1]
+    make_loop("feedback.max_inflight=1", folder="one").run()
+    assert [line["staleness"] for line in lines(tmp_path / "one")] == [0] * 6
+
+
+@pytest.mark.parametrize("stop_after", [3, 4])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(make_loop, oracles, tmp_path, stop_after: int) -> None:
+    make_loop(folder="whole").run()
+    asked = [{name: len(oracle.seen) for name, oracle in oracles.items()}]
+
+    class Killed(BaseException):
+        pass
+
+    def kill(line: Any) -> None:
+        if line["iteration"] == stop_after + 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_loop(folder="cut", sinks=[kill]).run()
+    asked.append({name: len(oracle.seen) for name, oracle in oracles.items()})
+    make_loop(folder="cut").run()
+    whole, cut = lines(tmp_path / "whole"), lines(tmp_path / "cut")
+    assert [lasting(line) for line in cut] == [lasting(line) for line in whole]
+    for name, oracle in oracles.items():  # nothing that was scored before the kill was asked again
+        before, after = oracle.seen[asked[0][name] : asked[1][name]], oracle.seen[asked[1][name] :]
+        assert not set(before) & set(after)
+        assert sorted(before + after) == sorted(oracle.seen[: asked[0][name]])
+
+
+def test_the_control_permutes_rewards_and_says_so(make_loop, tmp_path) -> None:
+    make_loop("run.permute_rewards=true", folder="control").run()
+    make_loop(folder="real").run()
+    control, real = lines(tmp_path / "control"), lines(tmp_path / "real")
+    assert control[0]["permuted"] is True
+    assert control[0]["reward"] == pytest.approx(real[0]["reward"])
+    assert control[0]["figures"]["surrogate"] != real[0]["figures"]["surrogate"]
+
+
+def test_every_boundary_is_scored_and_credited_on_its_own(make_loop, toy_algorithm, oracles, tmp_path) -> None:
+    algorithm = toy_algorithm()
+    make_loop("feedback.pictures=every_boundary", "run.iterations=2", algorithm=algorithm).run()
+    line = lines(tmp_path / "run")[-1]
+    assert set(line["rewards_by_boundary"]["brightness"]) == {"1", "2", "4"}
+    batch = next(batch for name, batch in algorithm.batches if name == "surrogate")
+    assert batch.boundary_rewards.shape == (16, 5)
+    assert batch.boundary_rewards[:, 3].tolist() == batch.boundary_rewards[:, 4].tolist() == batch.rewards.tolist()
+    assert batch.boundary_rewards[:, 0].tolist() == batch.boundary_rewards[:, 1].tolist()
+
+
+def test_free_updates_while_waiting_are_bounded(make_loop, oracles, tmp_path) -> None:
+    feedback = HeldBack(InProcessFeedback(oracles), delay=8)
+    make_loop("feedback.max_inflight=1", "feedback.max_free_updates=3", "run.iterations=3", feedback=feedback).run()
+    for line in lines(tmp_path / "run"):
+        assert line["free_updates"] == 3
+        assert line["updates"]["fake_score"] == 1 + 3
+
+
+def test_an_oracle_that_refuses_a_group_costs_that_group_only(make_loop, oracles, tmp_path) -> None:
+    feedback = HeldBack(InProcessFeedback(oracles))
+    feedback.refuse = {"000000-000", "000001-001"}
+    make_loop("run.iterations=3", feedback=feedback).run()
+    first, second, third = lines(tmp_path / "run")
+    assert first["groups"]["unrewarded"] == second["groups"]["unrewarded"] == 1
+    assert first["pairs"] == {"refused": 1, "lost": 0, "missing": 0}
+    assert third["groups"]["rewarded"] == 4
+    assert third["policy_version"] == 3
+
+
+def test_a_silent_oracle_ends_the_run_with_its_name_and_a_checkpoint(make_loop, oracles, tmp_path) -> None:
+    feedback = HeldBack(InProcessFeedback(oracles))
+    feedback.hold_oracles = {"brightness", "spelled"}
+    overrides = ("feedback.wait_s=0.05", "feedback.max_empty_iterations=2")
+    with pytest.raises(OracleUnavailable, match="not one group was complete in 2 iterations.*brightness"):
+        make_loop(*overrides, feedback=feedback).run()
+    assert lines(tmp_path / "run")[-1]["policy_version"] == 0
+    assert (tmp_path / "run" / "checkpoints" / "latest").exists()
+
+
+def test_stragglers_reach_the_surrogate_alone_and_are_then_forgotten(
+    make_loop, toy_algorithm, oracles, tmp_path
+) -> None:
+    feedback = HeldBack(InProcessFeedback(oracles))
+    feedback.hold_oracles = {"spelled"}
+    algorithm = toy_algorithm()
+
+    def release(line: Any) -> None:
+        if line["iteration"] == 3:
+            feedback.hold_oracles = set()
+
+    make_loop("feedback.wait_s=0.05", "run.iterations=5", feedback=feedback, algorithm=algorithm, sinks=[release]).run()
+    written = lines(tmp_path / "run")
+    assert written[0]["pairs"]["missing"] > 0
+    arrived = sum(line["late"]["arrived"] for line in written)
+    assert arrived == sum(line["pairs"]["missing"] for line in written[:3])
+    assert max(line["late"]["mean_staleness"] or 0 for line in written) >= 1
+    published = {group.group_id for group in feedback.published}
+    assert published == set(feedback.forgotten)
+
+
+def test_a_late_oracle_is_never_waited_for(make_loop, oracles, brightness, tmp_path) -> None:
+    oracles["people"] = brightness("people")
+    feedback = HeldBack(InProcessFeedback(oracles))
+    feedback.hold_oracles = {"people"}
+    late = "{name: people, role: late, weight: 2}"
+    names = f"feedback.oracles=[{{name: brightness}}, {late}]"
+    make_loop(names, "run.iterations=3", feedback=feedback, folder="late").run()
+    assert all(line["groups"]["rewarded"] == 4 for line in lines(tmp_path / "late"))
+    assert feedback.forgotten == []
+    feedback.hold_oracles = set()
+    make_loop(names, "run.iterations=4", feedback=feedback, folder="late").run()
+
+
+def test_a_stop_file_and_a_time_limit_end_a_run_after_an_iteration(make_loop, tmp_path) -> None:
+    def ask(line: Any) -> None:
+        if line["iteration"] == 2:
+            (tmp_path / "stopped" / "stop").touch()
+
+    outcome = make_loop(folder="stopped", sinks=[ask]).run()
+    assert (outcome.reason, outcome.iterations) == ("stopped", 2)
+    assert (tmp_path / "stopped" / "checkpoints" / "iteration-00000002").is_dir()
+
+    def slow(line: Any) -> None:
+        time.sleep(0.3)
+
+    outcome = make_loop("run.time_limit_s=0.5", "run.iterations=50", folder="timed", sinks=[slow]).run()
+    assert outcome.reason == "time_limit"
+    assert 1 <= outcome.iterations <= 3
+
+
+def test_a_prompt_without_checks_for_any_required_oracle_is_named(make_loop) -> None:
+    with pytest.raises(ChecksMissing, match="the word"):
+        make_loop("feedback.oracles=[{name: brightness, applies: objects}]")

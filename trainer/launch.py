@@ -1,0 +1,277 @@
+"""Starts training on Ray Train: one process here (`num_workers` 0), one worker, or several that act as one.
+
+Checkpoints are the loop's own folders (`trainer.checkpoint`), atomic and checksummed, in the run folder; what is
+reported to Ray is a pointer to the newest one, so that Ray counts, shows and restarts by it while neither deletes the
+other's files. A worker that dies is restarted by Ray and goes on from the newest whole checkpoint; so does the same
+command when it is run again. On several machines the run folder must lie on storage that all of them see.
+
+No secret is in the configuration that Ray shows: the buffer's URL is read from the environment (`REDIS_URL`) of the
+worker, or from a file that only the owner can read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from rewardmesh.wire import errors
+from rewardmesh.wire.errors import RecipeError, RewardmeshError
+from rewardmesh.wire.telemetry import configure_logging, get_logger
+from trainer.recipe import Recipe, dump_recipe, parse_recipe
+from trainer.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from trainer.ray_metrics import RayMetrics
+
+__all__ = ["LaunchResult", "launch", "train_worker"]
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # shows the run in the dashboard's Train tab
+
+MAX_FAILURES: Final = 3
+CONTROLLER_FAILURES: Final = 3
+POINTER: Final = "pointer.json"
+PARTS: Final = "trainer.training_process:build_parts"
+
+
+@dataclass(frozen=True)
+class LaunchResult:
+    """How training ended."""
+
+    reason: str
+    """finished, stopped or time_limit."""
+    iterations: int
+    elapsed_s: float
+    run_folder: Path
+
+
+def launch(
+    recipe: Recipe,
+    run_folder: Path,
+    *,
+    num_workers: int = 1,
+    buffer_url: str | None = None,
+    parts: str = PARTS,
+    cpus_per_worker: float = 1.0,
+    max_failures: int = MAX_FAILURES,
+) -> LaunchResult:
+    """Trains until the recipe's end, its time limit, or until a file `stop` appears in the run folder.
+
+    With workers, Ray must be initialised. A folder that holds a checkpoint of the same recipe is gone on with.
+    `parts` names the function (`module:function`) that builds a process's parts; see `training_process.build_parts`.
+
+    Raises: RewardmeshError: what ended training, as the worker said it; RecipeError if the folder holds another
+    experiment.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    if num_workers > 0 and not ray.is_initialized():
+        raise RewardmeshError(
+            "Ray is not initialised", f"{num_workers} workers", "call ray.init first, or use 0 workers"
+        )
+    folder = RunFolder(run_folder.resolve())
+    folder.adopt(recipe)
+    folder.clear_stop()
+    folder.write_failure(None)
+    config = {"recipe": dump_recipe(recipe), "run_folder": str(folder.path), "buffer_url_file": None, "parts": parts}
+    if buffer_url is not None:
+        config["buffer_url_file"] = str(_private_file(folder.path / ".buffer_url", buffer_url))
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if recipe.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=recipe.use_gpu, resources_per_worker={"CPU": cpus_per_worker}
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(folder.path / "ray"),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except RewardmeshError:
+        raise
+    except Exception as error:
+        raise _explained(folder, error) from error
+    finally:
+        (folder.path / ".buffer_url").unlink(missing_ok=True)
+    outcome = folder.read_outcome()
+    return LaunchResult(outcome["reason"], outcome["iterations"], outcome["elapsed_s"], folder.path)
+
+
+def train_worker(config: Mapping[str, Any]) -> None:
+    """What each worker runs. Its failure is left in the run folder, so that the launcher can say it in one line."""
+    folder = RunFolder(Path(config["run_folder"]))
+    known = folder.read_failure()
+    if known is not None and not known["retryable"]:
+        raise _rebuilt(known)  # restarted after something that the next attempt would only meet again
+    try:
+        _train(folder, parse_recipe(config["recipe"], which="the run's recipe"), config)
+    except RewardmeshError as error:
+        folder.write_failure(
+            {
+                "type": type(error).__name__,
+                "what": error.what,
+                "which": error.which,
+                "what_to_do": error.what_to_do,
+                "retryable": error.retryable,
+            }
+        )
+        raise
+
+
+def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None:
+    import ray.train
+
+    from trainer.coordination import Solo, TorchCoordinator, average_gradients_before_steps
+    from trainer.loop import Loop
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    configure_logging()
+    coordinator = TorchCoordinator() if world_size > 1 else Solo()
+    parts = _builder(config["parts"])(
+        recipe, run_id=folder.run_id, device=_device(recipe), rank=rank, buffer_url=_buffer_url(config)
+    )
+    if world_size > 1:
+        average_gradients_before_steps(parts.algorithm.optimizers)
+    metrics = _ray_metrics(folder.run_id) if rank == 0 else None
+    try:
+        loop = Loop(
+            recipe,
+            parts.algorithm,
+            decode=parts.decode,
+            prompts=parts.prompts,
+            feedback=parts.feedback,
+            folder=folder,
+            coordinator=coordinator,
+            sinks=[metrics] if metrics is not None else [],
+            on_checkpoint=_report,
+        )
+        with _stopping_on_signals(loop.request_stop):
+            outcome = loop.run()
+        if rank == 0:
+            folder.write_outcome(
+                {"reason": outcome.reason, "iterations": outcome.iterations, "elapsed_s": outcome.elapsed_s}
+            )
+    finally:
+        parts.feedback.close()
+        if metrics is not None:
+            metrics.close()
+
+
+def _report(checkpoint: Path | None, line: Mapping[str, Any]) -> None:
+    """Tells Ray of a checkpoint; a barrier for all ranks."""
+    import ray.train
+
+    figures = {key: value for key, value in line.items() if isinstance(value, (int, float, str))}
+    if checkpoint is None:
+        ray.train.report(figures)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, POINTER).write_text(json.dumps({"checkpoint": str(checkpoint)}), encoding="utf-8")
+        ray.train.report(figures, checkpoint=ray.train.Checkpoint.from_directory(scratch))
+
+
+def _builder(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    builder: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return builder
+
+
+def _device(recipe: Recipe) -> torch.device:
+    """Where this worker computes. Raises RecipeError if the recipe asks for a GPU and there is none."""
+    if not recipe.use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RecipeError("the recipe asks for a GPU and there is none", "use_gpu", "override it with use_gpu=false")
+    from ray.train.torch import get_device
+
+    device: torch.device = get_device()
+    return device
+
+
+def _buffer_url(config: Mapping[str, Any]) -> str | None:
+    file = config["buffer_url_file"]
+    if file is not None:
+        return Path(file).read_text(encoding="utf-8").strip()
+    return os.environ.get("REDIS_URL")
+
+
+def _ray_metrics(run_id: str) -> RayMetrics | None:
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    from trainer.ray_metrics import RayMetrics
+
+    return RayMetrics(run_id)
+
+
+@contextmanager
+def _stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for an end after this iteration; the second does what it always does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        del frame
+        request_stop()
+        get_logger("launch").info("stopping after this iteration; once more to stop at once")
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _private_file(path: Path, text: str) -> Path:
+    """Written so that nobody else may read it, from the first byte on."""
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def _explained(folder: RunFolder, error: Exception) -> RewardmeshError:
+    """What the worker left behind about its end, or what Ray says of it."""
+    known = folder.read_failure()
+    if known is not None:
+        return _rebuilt(known)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return RewardmeshError(
+        f"training failed: {lines[-1] if lines else type(error).__name__}",
+        str(folder.path),
+        "the traceback is in the training worker's log; the same command goes on from the last checkpoint",
+    )
+
+
+def _rebuilt(failure: Mapping[str, Any]) -> RewardmeshError:
+    kind = getattr(errors, failure["type"], RewardmeshError)
+    if not (isinstance(kind, type) and issubclass(kind, RewardmeshError)):
+        kind = RewardmeshError
+    return kind(failure["what"], failure["which"], failure["what_to_do"])

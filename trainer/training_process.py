@@ -1,0 +1,142 @@
+"""The parts of one training process, as a recipe names them: networks, decoder, prompts, feedback. Knows no Ray.
+
+`launch` builds them in each worker; a script may do the same and hand them to `Loop` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rewardmesh.wire.buffer import connect
+from rewardmesh.wire.errors import BufferMisconfigured, OracleUnavailable, RecipeError, WeightsMissing
+from rewardmesh.wire.redis_stream import open_redis_stream
+from rewardmesh.wire.registry import Registry
+from rewardmesh.wire.stream import Stream, StreamSettings
+from trainer.algorithms.interface import Algorithm
+from trainer.algorithms.tdm_r1 import TdmR1
+from trainer.buffer_feedback import BufferFeedback
+from trainer.feedback import Feedback
+from trainer.models.sd3 import Sd3Family
+from trainer.recipe import Recipe
+from trainer.recipe_sections import FeedbackSettings
+from trainer.rollouts import Decode, Prompt, seed_for
+from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
+
+__all__ = [
+    "Parts",
+    "build_algorithm",
+    "build_parts",
+    "load_family",
+    "model_folder",
+    "open_buffer_feedback",
+    "training_prompts",
+]
+
+_SHIPPED = Path(__file__).parent / "worlds" / "shapes" / "weights"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a loop drives."""
+
+    algorithm: Algorithm
+    decode: Decode
+    prompts: Sequence[Prompt]
+    feedback: Feedback
+
+
+def build_parts(recipe: Recipe, *, run_id: str, device: torch.device, rank: int, buffer_url: str | None) -> Parts:
+    """Everything that the recipe names; the buffer last, once all else is known to be there.
+
+    Raises: WeightsMissing, RecipeError, and what `open_buffer_feedback` raises.
+    """
+    prompts = training_prompts(recipe)
+    family = load_family(recipe, device=device)
+    algorithm = build_algorithm(recipe, family, rank=rank)
+    if buffer_url is None:
+        raise BufferMisconfigured("no buffer to send pictures to", "REDIS_URL", "set it, or use `rewardmesh train`")
+    feedback = open_buffer_feedback(recipe.feedback, run_id=run_id, url=buffer_url)
+    return Parts(algorithm, partial(_decode, family), prompts, feedback)
+
+
+def model_folder(recipe: Recipe) -> Path:
+    """Where the recipe's pipeline lies: the shipped world's, or the folder that is named."""
+    return _SHIPPED if recipe.model.folder == "shapes" else Path(recipe.model.folder).expanduser()
+
+
+def load_family(recipe: Recipe, *, device: torch.device) -> Sd3Family:
+    """The pretrained pipeline. Raises WeightsMissing if there is none in the folder."""
+    precision = torch.bfloat16 if recipe.algorithm.precision == "bfloat16" else torch.float32
+    try:
+        return Sd3Family.load(model_folder(recipe), device=device, precision=precision)
+    except FileNotFoundError as error:
+        raise WeightsMissing(str(error), recipe.model.folder, "see `rewardmesh doctor`") from error
+
+
+def build_algorithm(recipe: Recipe, family: Sd3Family, *, rank: int) -> TdmR1:
+    """The algorithm with the networks that it starts from. Raises WeightsMissing."""
+    folder = model_folder(recipe)
+    try:
+        return TdmR1(recipe.algorithm, family, weights=folder, seed=seed_for(recipe.run.seed, 5, rank))
+    except FileNotFoundError as error:
+        raise WeightsMissing(str(error), str(folder), "see `rewardmesh doctor`") from error
+
+
+def _decode(family: Sd3Family, latents: Tensor) -> Tensor:
+    """Pictures [B, H, W, 3] uint8 on the CPU of latents [B, C, H, W] on any device."""
+    return family.decode(latents.to(family.device))
+
+
+def training_prompts(recipe: Recipe) -> list[PromptSpec]:
+    """Training prompts of the kinds that the recipe names. Raises RecipeError for a kind that the world does not have."""
+    prompts = train_prompts()
+    known = list(dict.fromkeys(spec.kind for spec in prompts))
+    settings = recipe.prompts
+    unknown = sorted({*(settings.kinds or ()), *settings.kind_weights} - set(known))
+    if unknown:
+        raise RecipeError(
+            f"no such kind of prompt: {', '.join(unknown)}", "prompts.kinds", f"known are {', '.join(known)}"
+        )
+    chosen = [spec for spec in prompts if settings.kinds is None or spec.kind in settings.kinds]
+    if not any(settings.kind_weights.get(spec.kind, 1.0) > 0 for spec in chosen):
+        raise RecipeError("no kind of prompt is left", "prompts.kind_weights", "give one a weight above 0")
+    return chosen
+
+
+def open_buffer_feedback(settings: FeedbackSettings, *, run_id: str, url: str) -> BufferFeedback:
+    """Feedback through the server at `url`; the run is alive in its registry from then on.
+
+    Raises: BufferUnavailable, BufferMisconfigured; OracleUnavailable if a required oracle is not registered there.
+    """
+    names = [oracle.name for oracle in settings.oracles]
+    required = [oracle.name for oracle in settings.oracles if oracle.role == "required"]
+    opener = partial(_open_stream, url, run_id, StreamSettings(budget_bytes=settings.budget_bytes), required)
+    return BufferFeedback(opener, oracles=names)
+
+
+@asynccontextmanager
+async def _open_stream(
+    url: str, run_id: str, settings: StreamSettings, required: Sequence[str]
+) -> AsyncIterator[Stream]:
+    client = await connect(url)
+    try:
+        registry = Registry(client)
+        known = [endpoint.name for endpoint in await registry.oracles()]
+        missing = [name for name in required if name not in known]
+        if missing:
+            raise OracleUnavailable(
+                "an oracle that the recipe requires is not registered",
+                ", ".join(missing),
+                f"register it, or start it with `rewardmesh up`; registered are {', '.join(known) or 'none'}",
+            )
+        await registry.put_run(run_id)
+        yield open_redis_stream(client, run_id, settings=settings)
+    finally:
+        await client.aclose()
