@@ -1,0 +1,92 @@
+"""The deployments as described to Serve, and the policy that scales them. Serve itself runs in tests/integration."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from rewardmesh.wire.errors import RecipeError
+from services.autoscaling import StreamLagPolicy
+from services.serve import OracleScale, OraclesSettings, make_oracle, oracle_applications
+
+pytestmark = pytest.mark.timeout(180)  # Ray Serve is slow to import on a busy machine
+
+
+def deployment_of(scale: OracleScale, redis_url: str | None = "unix:///nowhere") -> Any:
+    settings = OraclesSettings(redis_url=redis_url, oracles={"object_count": scale})
+    (one,) = oracle_applications(settings)
+    assert (one.name, one.route_prefix) == ("object_count", "/oracles/object_count")
+    return cast("Any", one.application)._bound_deployment
+
+
+def test_each_oracle_is_an_application_of_its_own() -> None:
+    assert [one.name for one in oracle_applications()] == ["object_count", "ocr_spelling"]
+    assert deployment_of(OracleScale(num_cpus=0.25)).ray_actor_options["num_cpus"] == 0.25
+
+
+def test_unknown_oracles_and_settings_are_refused() -> None:
+    with pytest.raises(RecipeError, match="no such oracle"):
+        oracle_applications(OraclesSettings(oracles={"nobody": OracleScale()}))
+    with pytest.raises(RecipeError, match="no such oracle"):
+        make_oracle("nobody", {})
+    with pytest.raises(RecipeError, match="frobnicate"):
+        make_oracle("object_count", {"frobnicate": 1})
+    with pytest.raises(ValueError, match="max_replicas"):
+        OracleScale(min_replicas=2)
+
+
+def test_one_that_may_grow_scales_on_its_backlog() -> None:
+    fixed = deployment_of(OracleScale())
+    assert fixed._deployment_config.autoscaling_config is None
+    growing = deployment_of(OracleScale(max_replicas=3))._deployment_config.autoscaling_config
+    assert (growing.min_replicas, growing.max_replicas) == (1, 3)
+    # What the controller does: the class travels as bytes and is made there.
+    policy = growing.policy.get_policy()(**growing.policy.policy_kwargs)
+    assert policy.oracle == "object_count"
+    assert policy.redis_url == "unix:///nowhere"
+
+
+def test_a_password_does_not_reach_the_dashboard() -> None:
+    config = deployment_of(OracleScale(max_replicas=2), "redis://:secret@host:6379/0")._deployment_config
+    assert config.autoscaling_config.policy.policy_kwargs["redis_url"] is None
+
+
+def decide(policy: StreamLagPolicy, target: int = 2) -> int:
+    wanted, state = policy(cast("Any", SimpleNamespace(target_num_replicas=target)))
+    assert state == {}
+    return wanted
+
+
+def test_replicas_follow_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    policy = StreamLagPolicy(oracle="object_count", samples_per_replica=100)
+    assert decide(policy) == 2  # nothing known: as it is
+    for samples, replicas in ((0, 1), (1, 1), (100, 1), (101, 2), (1000, 10)):
+        policy.learn(samples)
+        assert decide(policy) == replicas
+
+
+def test_an_old_number_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    policy = StreamLagPolicy(oracle="object_count", samples_per_replica=100, forget_after_s=0.0)
+    policy.learn(1000)
+    time.sleep(0.01)
+    assert decide(policy, target=3) == 3
+
+
+def test_a_buffer_that_does_not_answer_changes_nothing_and_blocks_nobody() -> None:
+    policy = StreamLagPolicy(oracle="quiet", samples_per_replica=1, redis_url="unix:///nowhere/at/all", poll_s=0.01)
+    began = time.monotonic()
+    assert [decide(policy) for _ in range(100)] == [2] * 100
+    assert time.monotonic() - began < 5.0
+    (thread,) = [one for one in threading.enumerate() if one.name == "backlog-quiet"]
+    assert thread.daemon
+    del policy
+    gc.collect()
+    thread.join(timeout=30)  # it ends with its policy
+    assert not thread.is_alive()
