@@ -10,8 +10,7 @@ An oracle then answers the protocol under `/oracles/<name>/v1/…`. Replicas are
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -20,14 +19,12 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
-from rewardmesh.kit.oracle import Oracle
 from rewardmesh.wire.errors import RecipeError
 from services.app import AppLimits, build_app
+from services.catalogue import ORACLES, make_oracle
 
-__all__ = ["ORACLES", "OracleApplication", "OracleScale", "OraclesSettings", "make_oracle", "oracle_applications"]
+__all__ = ["OracleApplication", "OracleScale", "OraclesSettings", "oracle_applications"]
 
-ORACLES = ("object_count", "ocr_spelling")
-SettingsT = TypeVar("SettingsT")
 _POLICY = "services.autoscaling:StreamLagPolicy"
 _STUCK_AFTER_S = 300.0  # a replica that scores one batch for so long is replaced
 
@@ -85,30 +82,6 @@ def oracle_applications(settings: OraclesSettings | None = None) -> list[OracleA
         application = _deployment(name, scale, at.redis_url).bind(name, scale.options, max(1, int(scale.num_cpus)))
         built.append(OracleApplication(name=name, application=application, route_prefix=f"/oracles/{name}"))
     return built
-
-
-def make_oracle(name: str, options: Mapping[str, Any]) -> Oracle:
-    """An oracle by name, with the settings of its class.
-
-    Raises: RecipeError for an unknown name or setting, WeightsMissing if its weights are not there.
-    """
-    # Oracles import torch, and each its own large library: only in the replica, and only its own.
-    if name == "object_count":
-        from services.oracles.object_count import ObjectCount, ObjectCountSettings  # noqa: PLC0415
-
-        return ObjectCount(_settings(ObjectCountSettings, name, options))
-    if name == "ocr_spelling":
-        from services.oracles.ocr_spelling import OcrSettings, OcrSpelling  # noqa: PLC0415
-
-        return OcrSpelling(_settings(OcrSettings, name, options))
-    raise RecipeError("no such oracle", name, f"choose among {', '.join(ORACLES)}")
-
-
-def _settings(kind: type[SettingsT], name: str, options: Mapping[str, Any]) -> SettingsT:
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise RecipeError(f"setting of oracle is not known: {error}", name, f"see {kind.__name__}") from error
 
 
 @serve.ingress()

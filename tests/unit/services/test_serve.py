@@ -12,7 +12,8 @@ import pytest
 
 from rewardmesh.wire.errors import RecipeError
 from services.autoscaling import StreamLagPolicy
-from services.serve import OracleScale, OraclesSettings, make_oracle, oracle_applications
+from services.catalogue import make_oracle
+from services.serve import OracleScale, OraclesSettings, oracle_applications
 
 pytestmark = pytest.mark.timeout(180)  # Ray Serve is slow to import on a busy machine
 
