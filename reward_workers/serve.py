@@ -44,7 +44,7 @@ def worker_application(settings: WorkerSettings) -> Application:
 class WorkerReplica:
     """One worker loop as a background task of the replica's event loop."""
 
-    async def __init__(self, settings: dict[str, Any]) -> None:
+    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging(json_lines=True)
         self._started: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         self._loop_task = asyncio.create_task(self._work(WorkerSettings(**settings)), name="reward worker")
