@@ -110,7 +110,6 @@ def _deployment(name: str, scale: OracleScale, redis_url: str | None) -> serve.D
         {"autoscaling_config": _autoscaling(name, scale, redis_url)} if grows else {"num_replicas": scale.min_replicas}
     )
     return serve.deployment(
-        _OracleReplica,
         name=name,
         ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
         max_ongoing_requests=scale.max_ongoing_requests,
@@ -119,7 +118,7 @@ def _deployment(name: str, scale: OracleScale, redis_url: str | None) -> serve.D
         health_check_timeout_s=60.0,
         graceful_shutdown_timeout_s=10.0,
         **size,
-    )
+    )(_OracleReplica)
 
 
 def _autoscaling(name: str, scale: OracleScale, redis_url: str | None) -> AutoscalingConfig:

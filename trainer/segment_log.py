@@ -106,14 +106,17 @@ class SegmentLog:
             for offset, kind, payload in self._records(number):
                 yield Location(number, offset), kind, payload
 
-    def prune(self) -> list[int]:
-        """Removes the oldest segments, never the one being written, until the bounds hold. Returns their numbers."""
+    def prune(self, *, reserve_bytes: int = 0) -> list[int]:
+        """Removes the oldest segments, never the one being written, until the bounds hold. Returns their numbers.
+
+        `reserve_bytes`: room to leave below the bound in bytes.
+        """
         removed = []
         numbers = self.segments()
         sizes = {number: self._path(number).stat().st_size for number in numbers}
         for number in numbers[:-1]:
             age_s = self._clock() - self._path(number).stat().st_mtime
-            if sum(sizes.values()) <= self._max_bytes and age_s <= self._max_age_s:
+            if sum(sizes.values()) + reserve_bytes <= self._max_bytes and age_s <= self._max_age_s:
                 break
             reader = self._readers.pop(number, None)
             if reader is not None:
@@ -148,7 +151,7 @@ class SegmentLog:
         self._writer.close()
         self._current += 1
         self._writer = self._open_writer(self._current)
-        self.pruned.extend(self.prune())
+        self.pruned.extend(self.prune(reserve_bytes=self._segment_bytes))
 
     def _open_writer(self, number: int) -> BinaryIO:
         path = self._path(number)
@@ -162,7 +165,7 @@ class SegmentLog:
             self.recovered_bytes += path.stat().st_size - whole
             writer.truncate(whole)
         writer.seek(0, os.SEEK_END)
-        return writer  # type: ignore[return-value]  # unbuffered: FileIO, which has all of BinaryIO that is used
+        return writer  # unbuffered: FileIO, which has all of BinaryIO that is used
 
     def _whole_bytes(self, number: int) -> int:
         """Bytes of the segment up to the end of its last whole record."""

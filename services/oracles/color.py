@@ -177,4 +177,5 @@ def _features(output: Any) -> torch.Tensor:
 
 
 def _unit(embedded: torch.Tensor) -> torch.Tensor:
-    return embedded / embedded.norm(dim=-1, keepdim=True)
+    unit: torch.Tensor = embedded / embedded.norm(dim=-1, keepdim=True)
+    return unit
