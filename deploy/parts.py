@@ -1,0 +1,91 @@
+"""The parts that this project brings to a stack: which applications there are, and how they are put on it.
+
+The one module of `deploy` that knows services and reward workers by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+
+import httpx
+
+from deploy.serving import ServedApplication
+from deploy.settings import Settings
+from rewardmesh.wire.buffer import connect, describe
+from rewardmesh.wire.errors import OracleUnavailable
+from rewardmesh.wire.messages import OracleEndpoint, OracleInfo
+from rewardmesh.wire.registry import Registry
+
+__all__ = ["ORACLES", "applications", "ask_oracle", "check_buffer", "import_early", "oracle_url", "register_oracles"]
+
+ORACLES = ("object_count", "ocr_spelling")
+WORKERS = "reward_workers"
+
+
+def import_early() -> None:
+    """Imports what the driver needs later, while a local Ray starts in processes of its own."""
+    for module in ("ray.serve", "services.serve", "reward_workers.serve"):
+        importlib.import_module(module)
+
+
+def oracle_url(serve_url: str, name: str) -> str:
+    """Where Serve answers for an oracle."""
+    return f"{serve_url}/oracles/{name}"
+
+
+def applications(settings: Settings, *, redis_url: str) -> list[ServedApplication]:
+    """The oracles and the reward workers, as Serve applications. Deploys nothing."""
+    from reward_workers.serve import worker_application
+    from reward_workers.settings import WorkerSettings
+    from services.serve import OraclesSettings, oracle_applications
+
+    workers = WorkerSettings(redis_url=redis_url, replicas=settings.num_reward_workers)
+    return [
+        *(
+            ServedApplication(one.name, one.application, one.route_prefix)
+            for one in oracle_applications(OraclesSettings(redis_url=redis_url))
+        ),
+        ServedApplication(WORKERS, worker_application(workers), None),
+    ]
+
+
+def check_buffer(url: str) -> str:
+    """What the server is, in one line. Raises BufferUnavailable or BufferMisconfigured."""
+
+    async def ask() -> str:
+        client = await connect(url)
+        try:
+            info = await describe(client)
+        finally:
+            await client.aclose()
+        return f"{info.server} {info.version}, {info.durability}"
+
+    return asyncio.run(ask())
+
+
+def register_oracles(redis_url: str, *, serve_url: str) -> str:
+    """Asks each oracle what it is and writes down where it is. Returns their names and versions."""
+    infos = [ask_oracle(oracle_url(serve_url, name)) for name in ORACLES]
+
+    async def register() -> None:
+        client = await connect(redis_url)
+        try:
+            for info in infos:
+                url = oracle_url(serve_url, info.name)
+                await Registry(client).put_oracle(OracleEndpoint(name=info.name, url=url, max_batch=info.max_batch))
+        finally:
+            await client.aclose()
+
+    asyncio.run(register())
+    return ", ".join(f"{info.name} {info.version}" for info in infos)
+
+
+def ask_oracle(url: str) -> OracleInfo:
+    """What the oracle there says about itself. Raises OracleUnavailable."""
+    try:
+        answer = httpx.get(f"{url}/v1/oracle", timeout=30.0, trust_env=False).raise_for_status()
+        return OracleInfo.model_validate_json(answer.content)
+    except (httpx.HTTPError, ValueError) as error:
+        advice = "see its log in the Ray dashboard"
+        raise OracleUnavailable(f"an oracle does not say what it is: {error}", url, advice) from error

@@ -1,0 +1,93 @@
+"""Ray Serve: starting it, putting applications on it, waiting for them with an end, taking them off again.
+
+Knows applications by name only; what they are is `deploy.parts`. Imports Ray when called, not before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploy.ray_head import RayUnavailable
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+__all__ = ["ServedApplication", "deploy", "remove", "running", "start_serve"]
+
+_FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+
+
+@dataclass(frozen=True)
+class ServedApplication:
+    """An application and where it answers; `route_prefix` None for one that answers nobody."""
+
+    name: str
+    application: Application
+    route_prefix: str | None
+
+
+def start_serve(*, host: str, port: int) -> None:
+    """Starts Serve on the connected cluster, its proxy on the head only. Where Serve already runs, nothing changes."""
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
+
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port))
+
+
+def running() -> set[str]:
+    """Names of the applications that the connected cluster has, in whatever state. Starts nothing."""
+    from ray import serve
+
+    return {str(name) for name in serve.status().applications}
+
+
+def deploy(applications: Sequence[ServedApplication], *, timeout_s: float, tell: Callable[[str], None]) -> None:
+    """Puts the applications on the cluster, all at once, and returns when every one is running.
+
+    Raises: RayUnavailable that names the application and what it said, if one fails or the time passes.
+    """
+    from ray import serve
+    from ray.serve.api import RunTarget, run_many
+
+    if not applications:
+        return
+    run_many(
+        [RunTarget(target=one.application, name=one.name, route_prefix=one.route_prefix) for one in applications],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+    waiting = {one.name for one in applications}
+    deadline = time.monotonic() + timeout_s
+    while waiting:
+        known = serve.status().applications
+        for name in sorted(waiting):
+            status = known[name].status if name in known else "NOT_STARTED"
+            if status == "RUNNING":
+                waiting.discard(name)
+                tell(f"  {name}: running")
+            elif status in _FAILED:
+                raise _failure(name, known[name].message)
+        if waiting and time.monotonic() > deadline:
+            raise _failure(", ".join(sorted(waiting)), f"not running after {timeout_s:.0f} s")
+        time.sleep(0.2)
+
+
+def remove(names: Sequence[str]) -> None:
+    """Takes applications off the connected cluster; one that is not there is no error."""
+    from ray import serve
+
+    present = running()
+    for name in names:
+        if name in present:
+            serve.delete(name)
+
+
+def _failure(name: str, message: str) -> RayUnavailable:
+    lines = [line for line in message.strip().splitlines() if line.strip()]
+    said = lines[-1].strip() if lines else "no reason given"
+    return RayUnavailable(
+        f"application {name} did not start: {said}", name, "its log is in the Ray dashboard, under Serve"
+    )

@@ -1,0 +1,96 @@
+"""Where the stack runs: read from the environment and from nowhere else.
+
+What an experiment *is* belongs to its recipe. `REDIS_URL` and `RAY_ADDRESS` join what exists; without them the
+embedded server and a local Ray are started. Every other name starts with `REWARDMESH_`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rewardmesh.wire.errors import RewardmeshError
+
+__all__ = ["Fsync", "Settings", "SettingsError", "load_settings"]
+
+Fsync = Literal["always", "everysec", "no"]
+PREFIX = "REWARDMESH_"
+
+
+class SettingsError(RewardmeshError):
+    """An environment variable with a value that cannot be meant."""
+
+
+class Settings(BaseSettings):
+    """Settings of every command. A port of 0 means: any free one."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+
+    redis_url: str | None = Field(default=None, validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    """A server to join; unset starts the embedded one."""
+    ray_address: str | None = Field(default=None, validation_alias=AliasChoices("RAY_ADDRESS", "ray_address"))
+    """A Ray cluster to join; unset starts a local one."""
+
+    run_root: Path = Path("runs")
+    """Run folders, one a run; the stack keeps its state in `.stack` below it."""
+    host: str = "127.0.0.1"
+    """Where oracles and a local Ray listen: loopback, unless other machines or containers must reach them."""
+    dashboard_port: int = Field(default=8265, ge=0, le=65535)
+    serve_port: int = Field(default=8000, ge=0, le=65535)
+    ray_port: int = Field(default=0, ge=0, le=65535)
+
+    server_binary: Path | None = None
+    """A valkey-server or redis-server to use instead of searching for one."""
+    appendfsync: Fsync = "everysec"
+    """How durable an acknowledgement is: `always` survives power loss, `everysec` may lose its last second."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """Logical CPUs of a local Ray; None gives four, or as many as the machine has if that is more."""
+    object_store_bytes: int = Field(default=256 * 2**20, ge=80 * 2**20)
+    """Shared memory of a local Ray. Pictures travel through the buffer, not through it."""
+    num_reward_workers: int = Field(default=2, ge=1, le=64)
+    """Replicas that move samples from the buffer to the oracles."""
+    start_timeout_s: float = Field(default=180.0, gt=0)
+
+    @field_validator("run_root")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def state_dir(self) -> Path:
+        return self.run_root / ".stack"
+
+    @property
+    def data_dir(self) -> Path:
+        """The embedded server's data: kept between starts, so that a run can be resumed."""
+        return self.state_dir / "buffer"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host == "localhost" or self.host.startswith("127.")
+
+    @property
+    def reachable_host(self) -> str:
+        """Where the oracles are reached from this machine: an address that means "all interfaces" is none to call."""
+        return "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+
+    @property
+    def logical_cpus(self) -> int:
+        return self.num_cpus or max(4, os.cpu_count() or 1)
+
+
+def load_settings() -> Settings:
+    """Reads the environment. Raises SettingsError that names the variable."""
+    try:
+        return Settings()
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        field = str(first["loc"][0])
+        name = field if field.isupper() else PREFIX + field.upper()
+        raise SettingsError(
+            f"environment variable {name}={first['input']!r} is not valid", name, f"{first['msg']}; change or unset it"
+        ) from invalid

@@ -1,0 +1,48 @@
+"""Where the stack runs comes from the environment, and a wrong value is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "RAY_ADDRESS", "REWARDMESH_RUN_ROOT", "REWARDMESH_SERVE_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_nothing_set_starts_everything() -> None:
+    settings = load_settings()
+    assert settings.redis_url is None
+    assert settings.ray_address is None
+    assert settings.run_root == Path("runs").absolute()
+
+
+def test_the_names_that_others_use_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://buffer:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setenv("REWARDMESH_RUN_ROOT", str(tmp_path))
+    settings = load_settings()
+    assert (settings.redis_url, settings.ray_address) == ("redis://buffer:6379", "head:6379")
+    assert settings.data_dir == tmp_path / ".stack" / "buffer"
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "")
+    assert load_settings().redis_url is None
+
+
+@pytest.mark.parametrize("value", ["70000", "-1", "eight thousand"])
+def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("REWARDMESH_SERVE_PORT", value)
+    with pytest.raises(SettingsError, match=rf"REWARDMESH_SERVE_PORT='{value}'.*change or unset it"):
+        load_settings()
+
+
+def test_all_interfaces_is_no_address_to_call() -> None:
+    assert Settings(host="0.0.0.0").reachable_host == "127.0.0.1"
+    assert Settings(host="10.0.0.7").reachable_host == "10.0.0.7"
