@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rewardmesh.wire.errors import WeightsMissing
@@ -97,7 +97,7 @@ class NetColorJudge:
                 state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict
             network = ColorNet(len(names))
             network.load_state_dict(state)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise WeightsMissing("colour weights cannot be read", str(path), "make them anew") from error
         return cls(network, names, device=device)
 

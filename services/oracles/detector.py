@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional
 
@@ -30,6 +30,8 @@ GENEVAL_NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "
 _PAD = 114 / 255  # the grey that ultralytics pads with
 _MAX_BOXES = 300  # a picture, before classes are told apart
 _END_TO_END_COLUMNS = 6
+#: What opening a file that is no checkpoint raises, in torch and in ultralytics.
+_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError, ImportError)
 
 
 def prepare_ultralytics() -> None:
@@ -71,7 +73,7 @@ class Detector:
             if path.suffix == ".safetensors":
                 return cls._load_safetensors(path, size, device)
             return cls._load_ultralytics(path, size, device)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (*_UNREADABLE, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise WeightsMissing(
                 f"detector weights cannot be read: {reason}",

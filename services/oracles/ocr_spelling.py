@@ -14,6 +14,7 @@ them. Both decode greedily, among `allowlist`. Measured on the shapes world in s
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ UPPER_CASE = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|(?<!\w)['‘]([^'‘’]+)['’](?!\w)")
 _LINE_HEIGHT = 64  # what english_g2 was trained at
 _MAX_ASPECT = 8  # a wider picture is squeezed
-_MIN_CONTRAST = 20.0  # of 255: below this a picture is empty, and its noise is not blown up to letters
+_MIN_CONTRAST = 20.0  # of 255
 _DETECT_SIDE = 192  # CRAFT misses letters of a few pixels
 
 
@@ -113,9 +114,11 @@ class OcrSpelling(Oracle):
         for index, picture in enumerate(pictures):
             by_shape.setdefault(picture.shape, []).append(index)
         for indices in by_shape.values():
-            lines = self._recognise(_ink(np.stack([pictures[index] for index in indices])))
-            for index, line in zip(indices, lines, strict=True):
-                read[index] = line
+            lines, shows = _ink(np.stack([pictures[index] for index in indices]))
+            inked = [index for index, something in zip(indices, shows.tolist(), strict=True) if something]
+            if inked:
+                for index, line in zip(inked, self._recognise(lines[shows]), strict=True):
+                    read[index] = line
         return read
 
     @torch.inference_mode()
@@ -124,7 +127,7 @@ class OcrSpelling(Oracle):
         lines = lines.to(self._settings.device)
         unused = torch.zeros(len(lines), 1, dtype=torch.int64, device=lines.device)  # its attention models' argument
         logits = self._reader.recognizer(lines, unused).float().cpu()
-        odds = logits.masked_fill(~self._readable, -torch.inf).softmax(2)
+        odds = logits.softmax(2) * self._readable
         best, index = odds.max(2)
         texts = self._reader.converter.decode_greedy(index.flatten().numpy(), np.full(len(index), index.shape[1]))
         sure = torch.where(index > 0, best, torch.ones_like(best)).amin(1)  # as sure as of the least sure character
@@ -134,7 +137,9 @@ class OcrSpelling(Oracle):
         """All lines that CRAFT finds, in reading order, joined by blanks."""
         scale = max(1.0, _DETECT_SIDE / max(picture.shape[:2]))
         large = _resize(picture, (round(picture.shape[0] * scale), round(picture.shape[1] * scale)))
-        lines = self._reader.readtext(large, allowlist=self._settings.allowlist, decoder="greedy")
+        with warnings.catch_warnings():  # its data loader asks for pinned memory, also where there is none to pin
+            warnings.filterwarnings("ignore", message="'pin_memory'")
+            lines = self._reader.readtext(large, allowlist=self._settings.allowlist, decoder="greedy")
         if not lines:
             return "", 0.0
         return " ".join(str(line[1]) for line in lines), min(float(line[2]) for line in lines)
@@ -191,22 +196,23 @@ def _package_folder() -> Path:
     return Path(easyocr_en_models.model_dir())
 
 
-def _ink(pictures: np.ndarray) -> torch.Tensor:
-    """Pictures [B, H, W, 3] uint8 as lines [B, 1, _LINE_HEIGHT, W'] in [-1, 1], dark ink on light.
+def _ink(pictures: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures [B, H, W, 3] uint8 as lines [B, 1, _LINE_HEIGHT, W'] in [-1, 1], dark ink on light, and who has ink [B].
 
     Ink is the distance of a pixel from the median colour of the picture's border, over the channels the largest,
-    scaled so that the 99th percentile is full.
+    scaled so that the 99th percentile is full. Below _MIN_CONTRAST a picture is empty: in nothing, too, the recogniser
+    would see some letter.
     """
     pixels = torch.from_numpy(pictures).float()
     edges = (pixels[:, :2], pixels[:, -2:], pixels[:, :, :2], pixels[:, :, -2:])
     ground = torch.cat([edge.flatten(1, 2) for edge in edges], 1).median(1).values
     distance = (pixels - ground[:, None, None]).abs().amax(3)
-    full = distance.flatten(1).quantile(0.99, dim=1).clamp_min(_MIN_CONTRAST)
-    light = 1 - (distance / full[:, None, None]).clamp(0, 1)
+    full = distance.flatten(1).quantile(0.99, dim=1)
+    light = 1 - (distance / full.clamp_min(_MIN_CONTRAST)[:, None, None]).clamp(0, 1)
     height, width = light.shape[1:]
     line_width = min(round(_LINE_HEIGHT * width / height), _LINE_HEIGHT * _MAX_ASPECT)
     line = functional.interpolate(light[:, None], size=(_LINE_HEIGHT, max(line_width, 8)), mode="bicubic")
-    return line.clamp(0, 1) * 2 - 1
+    return line.clamp(0, 1) * 2 - 1, full >= _MIN_CONTRAST
 
 
 def _resize(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
