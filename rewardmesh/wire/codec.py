@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin, WebPImagePlugin
 
 from rewardmesh.wire.errors import PictureRejected
 
@@ -44,7 +44,8 @@ MAX_PIXELS: Final = 4096 * 4096
 RAW_UP_TO: Final = 64  # pixels a side
 
 _RAW_PATTERN = re.compile(rf"{re.escape(RAW)};width=(\d{{1,6}});height=(\d{{1,6}})")
-_FORMATS: Final = {WEBP: "WEBP", PNG: "PNG"}
+#: Opened by class, not by `Image.open`: that guesses the format, and other packages replace it.
+_READERS: Final = {WEBP: WebPImagePlugin.WebPImageFile, PNG: PngImagePlugin.PngImageFile}
 
 
 def raw_media_type(width: int, height: int) -> str:
@@ -66,7 +67,7 @@ def encode_picture(picture: Picture, media_type: str) -> bytes:
     height, width = _require_picture(picture)
     if media_type == raw_media_type(width, height):
         return np.ascontiguousarray(picture).tobytes()
-    if media_type not in _FORMATS:
+    if media_type not in _READERS:
         raise _unknown(media_type)
     out = BytesIO()
     image = Image.fromarray(np.ascontiguousarray(picture))
@@ -93,7 +94,7 @@ def decode_picture(
     if not 0 < width * height <= max_pixels:
         what = f"{width} x {height} pixels; between 1 and {max_pixels} are accepted"
         raise PictureRejected(what, media_type, "send a smaller picture")
-    if media_type not in _FORMATS:
+    if media_type not in _READERS:
         if len(data) != width * height * 3:
             what = f"{len(data)} bytes do not hold {width} x {height} RGB pixels"
             raise PictureRejected(what, media_type, "send width * height * 3 bytes")
@@ -103,7 +104,7 @@ def decode_picture(
 
 def _decode_image(data: bytes, media_type: str, size: tuple[int, int]) -> Picture:
     try:
-        with Image.open(BytesIO(data), formats=[_FORMATS[media_type]]) as image:
+        with _READERS[media_type](BytesIO(data)) as image:
             if image.size != size or getattr(image, "n_frames", 1) != 1:
                 raise PictureRejected("animated, or its headers disagree", media_type, "send a single picture")
             if image.mode != "RGB":
@@ -125,7 +126,7 @@ def _claimed_size(data: bytes, media_type: str) -> tuple[int, int]:
     """Width and height that the media type (raw) or the header names; (0, 0) is not a size."""
     if raw := _RAW_PATTERN.fullmatch(media_type):
         return int(raw[1]), int(raw[2])
-    if media_type not in _FORMATS:
+    if media_type not in _READERS:
         raise _unknown(media_type)
     try:
         return _png_size(data) if media_type == PNG else _webp_size(data)

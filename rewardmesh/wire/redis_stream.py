@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -19,7 +20,7 @@ from redis.asyncio import Redis
 from rewardmesh.wire import names
 from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.errors import UnknownGroup
-from rewardmesh.wire.messages import Deferred, Sample, Scored, ScoreFailure, ScoreRequest, parse_result
+from rewardmesh.wire.messages import Deferred, Message, Number, Sample, Scored, ScoreFailure, parse_result
 from rewardmesh.wire.stream import (
     Admission,
     Claim,
@@ -39,7 +40,15 @@ __all__ = ["RedisStream", "open_redis_stream"]
 SCRIPTS: Final = ("enqueue", "claim", "heartbeat", "settle", "retry", "outcomes", "forget", "depth")
 UPLOAD_CHUNK_BYTES: Final = 4 * 1024 * 1024  # one command must not block the server for long
 STAGE_TTL_MS: Final = 60_000
-LONGEST_BLOCK_S: Final = 0.25  # a waiting claim looks this often for due retries and expired leases
+LONGEST_BLOCK_S: Final = 0.25  # a waiting call looks this often; a claim for due retries and expired leases too
+
+
+class _Parcel(Message):
+    """What the server keeps of a sample beside its picture, once for all oracles."""
+
+    sample: Sample
+    media_type: str
+    hint: Number | None
 
 
 def open_redis_stream(client: Redis, run_id: str, *, settings: StreamSettings | None = None) -> RedisStream:
@@ -59,11 +68,7 @@ class RedisStream:
         self._settings = settings
         self._settings_json = _settings_json(settings)
         self._prefix = names.prefix(run_id)
-        lua = resources.files("rewardmesh.wire") / "lua"
-        common = (lua / "common.lua").read_text()
-        self._scripts = {
-            name: client.register_script(f"{common}\n{(lua / f'{name}.lua').read_text()}") for name in SCRIPTS
-        }
+        self._scripts = {name: client.register_script(_script(name)) for name in SCRIPTS}
 
     @property
     def run_id(self) -> str:
@@ -71,19 +76,23 @@ class RedisStream:
 
     async def enqueue(self, group: Group, *, oracles: Sequence[str]) -> dict[str, Admission]:
         need = require_enqueueable(group, oracles, self._settings)
-        admissions = await self._foresee(group.group_id, oracles, need)
-        if not any(admission.accepted for admission in admissions.values()):
-            return admissions  # nothing is uploaded to a full stream
+        budget = self._settings.budget_bytes
+        standing = await self._standing(group.group_id, oracles)
+        if all(known or in_use + need > budget for known, in_use in standing.values()):
+            return {  # nothing to be accepted, so nothing is uploaded
+                oracle: Admission(accepted=known, bytes_in_use=in_use, budget_bytes=budget)
+                for oracle, (known, in_use) in standing.items()
+            }
         stage = self._key("stage", uuid4().hex)
         args: list[str | int] = [group.group_id, stage, need, len(oracles), *oracles]
         for request in group.requests:
             sample = request.sample
-            message = ScoreRequest(sample=sample, oracle="any", media_type=request.media_type, hint=request.hint)
-            args += [sample.sample_id, len(request.picture), sample.policy_version, message.to_json()]
+            parcel = _Parcel(sample=sample, media_type=request.media_type, hint=request.hint)
+            args += [sample.sample_id, len(request.picture), sample.policy_version, parcel.to_json()]
         await self._upload(stage, ((request.sample.sample_id, request.picture) for request in group.requests))
         answer = await self._call("enqueue", *args)
         return {
-            oracle: Admission(accepted=bool(taken), bytes_in_use=in_use, budget_bytes=self._settings.budget_bytes)
+            oracle: Admission(accepted=bool(taken), bytes_in_use=in_use, budget_bytes=budget)
             for oracle, (taken, in_use) in zip(oracles, answer, strict=True)
         }
 
@@ -146,7 +155,7 @@ class RedisStream:
         deadline = time.monotonic() + wait_s
         while True:
             left_s = deadline - time.monotonic()
-            entries = await self._read(key, after, block_s=min(left_s, 1.0), count=max_count)
+            entries = await self._read(key, after, block_s=min(left_s, LONGEST_BLOCK_S), count=max_count)
             if entries or left_s <= 0:
                 pairs = [(names.text(entry[b"g"]), names.text(entry[b"o"])) for _, entry in entries]
                 return pairs, names.text(entries[-1][0]) if entries else after
@@ -197,7 +206,7 @@ class RedisStream:
         letters = []
         for (_, entry), picture in zip(entries, pictures, strict=True):
             request, failure = (
-                ScoreRequest.model_validate_json(entry[b"m"]),
+                _Parcel.model_validate_json(entry[b"m"]),
                 ScoreFailure.model_validate_json(entry[b"f"]),
             )
             letters.append(
@@ -225,20 +234,15 @@ class RedisStream:
         with server_errors(f"run {self._run_id}"):
             return await answer
 
-    async def _foresee(self, group_id: str, oracles: Sequence[str], need: int) -> dict[str, Admission]:
-        """What enqueue will most likely answer; the script decides, this only saves the upload."""
+    async def _standing(self, group_id: str, oracles: Sequence[str]) -> dict[str, tuple[bool, int]]:
+        """Whether each oracle has the group, and its bytes in use. The script decides; this may save the upload."""
         pipe = self._client.pipeline(transaction=False)
         for oracle in oracles:
             pipe.hexists(self._key("group", group_id), f"o:{oracle}")
             pipe.hget(self._key("stat", oracle), "bytes")
         answers = await self._ask(pipe.execute())
-        budget = self._settings.budget_bytes
-        admissions = {}
-        for oracle, known, raw in zip(oracles, answers[::2], answers[1::2], strict=True):
-            in_use = int(raw or 0)
-            accepted = bool(known) or in_use + need <= budget
-            admissions[oracle] = Admission(accepted=accepted, bytes_in_use=in_use, budget_bytes=budget)
-        return admissions
+        pairs = zip(answers[::2], answers[1::2], strict=True)
+        return {oracle: (bool(known), int(raw or 0)) for oracle, (known, raw) in zip(oracles, pairs, strict=True)}
 
     async def _upload(self, stage: str, pictures: Iterable[tuple[str, bytes]]) -> None:
         chunk: dict[str, bytes] = {}
@@ -259,7 +263,7 @@ class RedisStream:
 
     async def _with_pictures(self, leased: Sequence[Any]) -> list[Claim]:
         """Fetches the pictures; a sample whose group was forgotten meanwhile is left out."""
-        requests = [ScoreRequest.model_validate_json(message) for _, _, message, _, _ in leased]
+        requests = [_Parcel.model_validate_json(message) for _, _, message, _, _ in leased]
         by_group: dict[str, list[Sample]] = defaultdict(list)
         for request in requests:
             by_group[request.sample.group_id].append(request.sample)
@@ -299,6 +303,13 @@ class RedisStream:
         block_ms = max(1, _ms(block_s)) if block_s > 0 else None  # to a server, 0 means for ever
         reply = await self._ask(self._client.xread({key: after}, count=count, block=block_ms))
         return list(reply[0][1]) if reply else []
+
+
+@cache
+def _script(name: str) -> str:
+    """A script's text, behind what all of them share."""
+    lua = resources.files("rewardmesh.wire") / "lua"
+    return "\n".join((lua / f"{part}.lua").read_text() for part in ("common", name))
 
 
 def _settings_json(settings: StreamSettings) -> str:

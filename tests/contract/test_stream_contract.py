@@ -435,7 +435,8 @@ async def test_many_workers_that_vanish_lose_nothing_and_settle_nothing_twice(
                 await stream.retry(oracle, consumer=name, claim=claims[0], failure=failed(claims[0])[1], delay_s=0.01)
                 claims = claims[1:]
             outcomes = [scored(claim) for claim in claims]
-            settled += (await stream.settle(oracle, consumer=name, outcomes=outcomes, version="1")).settled
+            report = await stream.settle(oracle, consumer=name, outcomes=outcomes, version="1")
+            settled += report.settled  # after the await: others add to it meanwhile
 
     await asyncio.gather(*(worker(index) for index in range(6)))
     assert settled == 25 * 4 * 2

@@ -97,6 +97,6 @@ promote_retries()
 take_over()
 read_new()
 prune_consumers()
-touch(oracle)
+if #claimed + discarded > 0 then touch(oracle) end -- an idle poll writes nothing
 local last_id = map(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
 return { claimed, last_id, discarded >= DISCARDS and 1 or 0 }

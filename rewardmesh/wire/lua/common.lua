@@ -49,8 +49,13 @@ local function drop_entry(oracle, id)
   redis.call('XDEL', key('stream', oracle), id)
 end
 
+-- One oracle less needs the picture; the last one lets it go. Never brings back a group that has expired.
 local function drop_picture(group_id, sample_id)
-  if redis.call('HINCRBY', key('group', group_id), 'n:' .. sample_id, -1) <= 0 then
+  local group, needed_by = key('group', group_id), 'n:' .. sample_id
+  if number(group, needed_by) > 1 then
+    redis.call('HINCRBY', group, needed_by, -1)
+  else
+    redis.call('HDEL', group, needed_by)
     redis.call('HDEL', key('blobs', group_id), sample_id)
   end
 end
@@ -145,6 +150,6 @@ local function sweep(oracle)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', key('deferred', oracle), '-inf', now, 'LIMIT', 0, 256)) do
     local group_id, sample_id = member:match('^(%S+) (%S+)$')
     local late = failure(sample_id, 'expired', 'the deferred answer did not come before its deadline')
-    record(oracle, group_id, sample_id, late, '', true)
+    if not record(oracle, group_id, sample_id, late, '', true) then redis.call('ZREM', key('deferred', oracle), member) end
   end
 end
