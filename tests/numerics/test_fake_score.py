@@ -9,7 +9,7 @@ from trainer.diffusion.flow import clean_prediction, euler_step, flow_velocity, 
 from trainer.losses.fake_score import fake_score_loss, fake_score_target
 from trainer.losses.flow_matching import flow_matching_loss
 
-STD = 0.5
+STD = 1.0
 """Of the data that the toy student was made for; its velocity is the exact one."""
 
 
@@ -47,14 +47,14 @@ def slopes(sigma: float, sigma_next: float, tau: float) -> tuple[float, float, f
     return by_samples[0], by_samples[1], clean, boundary
 
 
-@pytest.mark.parametrize(("sigma", "sigma_next", "tau"), [(0.9, 0.75, 0.85), (0.75, 0.5, 0.6), (0.75, 0.5, 0.8)])
+@pytest.mark.parametrize(("sigma", "sigma_next", "tau"), [(0.75, 0.5, 0.55), (0.75, 0.5, 0.6), (0.75, 0.5, 0.7)])
 def test_the_two_targets_have_their_own_slopes_before_the_last_boundary(
     sigma: float, sigma_next: float, tau: float
 ) -> None:
     clean_samples, boundary_samples, clean, boundary = slopes(sigma, sigma_next, tau)
     assert clean_samples == pytest.approx(clean, abs=0.02)
     assert boundary_samples == pytest.approx(boundary, abs=0.02)
-    assert abs(clean - boundary) > 0.1  # the published target is not the boundary law's own velocity
+    assert clean - boundary > 0.15  # the published target is not the boundary law's own velocity
 
 
 def test_the_two_targets_agree_at_the_last_boundary() -> None:

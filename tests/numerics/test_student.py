@@ -133,7 +133,7 @@ def descend(reward_scale: float, *, steps: int = 300) -> float:
         levels = filled(0.0, count), filled(tau, count)
         x_tau = renoise_boundary(x0_s.detach(), torch.randn(count, 1, generator=rng), *levels).x_tau
         teacher = gaussian_velocity(x_tau, tau, mean=1.0, std=std)
-        fake = gaussian_velocity(x_tau, tau, mean=float(mean), std=std)
+        fake = gaussian_velocity(x_tau, tau, mean=float(mean.detach()), std=std)
         matching = matching_direction(teacher_velocity=teacher, fake_velocity=fake, tau=levels[1])
         target = torch.full_like(x0_s, 3.0)  # a normaliser far away, so that it is nearly constant
         term = direction_term(x0_s, direction=matching, x0_target=target)
