@@ -102,8 +102,15 @@ def _claim(index: int, picture: np.ndarray[Any, Any], prompt: str, checks: Check
         prompt=prompt,
         checks=checks,
     )
-    picture_bytes = encode_picture(picture, media_type)
-    return Claim(str(index), sample, media_type, picture_bytes, None, attempts=0, deliveries=1)
+    return Claim(
+        entry_id=str(index),
+        sample=sample,
+        media_type=media_type,
+        picture=encode_picture(picture, media_type),
+        hint=None,
+        attempts=0,
+        deliveries=1,
+    )
 
 
 def _detail(result: Result, oracle: str) -> dict[str, Any]:
