@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rewardmesh.wire.codec import choose_media_type, encode_picture
 from rewardmesh.wire.errors import BufferFull, BufferUnavailable, UnknownGroup
@@ -58,7 +58,8 @@ class BufferFeedback:
         self._depth_s = depth_s
         self._clock = RewardClock()
         self._arrived: queue.SimpleQueue[GroupFeedback | None] = queue.SimpleQueue()
-        self._watched: set[Pair] = set()  # touched by the thread alone
+        self._watched: set[Pair] = set()  # this and the next are touched by the thread alone
+        self._handed_over: set[Pair] = set()  # not forgotten yet: published again, they are not answered again
         self._depth: dict[str, FeedbackDepth] = {}
         self._failure: BaseException | None = None
         self._log = get_logger("feedback")
@@ -177,9 +178,7 @@ class BufferFeedback:
             for task in done:
                 task.result()  # raises what ended it
         finally:
-            for task in (*workers, serving, stopping):
-                task.cancel()
-            await asyncio.gather(*workers, serving, stopping, return_exceptions=True)
+            await _end([*workers, serving, stopping])
             while not self._commands.empty():
                 command = self._commands.get_nowait()
                 if asyncio.iscoroutine(command):
@@ -201,8 +200,11 @@ class BufferFeedback:
             admissions = {}
         self._clock.encoded(time.monotonic() - began)
         for oracle in oracles:
-            if oracle in admissions and admissions[oracle].accepted:
-                self._watched.add((group.group_id, oracle))
+            pair = (group.group_id, oracle)
+            if pair in self._handed_over:
+                self._clock.finished(pair)
+            elif oracle in admissions and admissions[oracle].accepted:
+                self._watched.add(pair)
             else:
                 self._hand_over(GroupFeedback(group_id=group.group_id, oracle=oracle, status="refused"))
         for oracle in oracles:  # a group that was published before may be complete already
@@ -240,6 +242,8 @@ class BufferFeedback:
         pair = (feedback.group_id, feedback.oracle)
         if feedback.status == "refused" or pair in self._watched:  # once: a hint and a sweep may both find it
             self._watched.discard(pair)
+            if feedback.status == "complete":
+                self._handed_over.add(pair)
             self._clock.finished(pair)
             self._arrived.put(feedback)
 
@@ -261,6 +265,7 @@ class BufferFeedback:
         for pair in [pair for pair in self._watched if pair[0] in gone]:
             self._watched.discard(pair)
             self._clock.finished(pair)
+        self._handed_over = {pair for pair in self._handed_over if pair[0] not in gone}
         for group_id in group_ids:
             await self._persistently(partial(self._stream.forget, group_id))
 
@@ -283,6 +288,18 @@ class BufferFeedback:
                 self._log.warning("the buffer does not answer; trying again", error=str(error), pause_s=pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancels until it is done: a client of the server may swallow one cancellation while it reconnects."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.2)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # looked at, so that it is not reported as forgotten
 
 
 def _pack(group: PictureGroup) -> Group:

@@ -21,18 +21,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import ray
+import ray.train
 import torch
+from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.config import FailureConfig  # ray.train's is typed as that of version 1
 
 from rewardmesh.wire import errors
 from rewardmesh.wire.errors import RecipeError, RewardmeshError
 from rewardmesh.wire.telemetry import configure_logging, get_logger
+from trainer.coordination import Coordinator, Solo, TorchCoordinator, average_gradients_before_steps
+from trainer.loop import Loop
+from trainer.ray_metrics import RayMetrics
 from trainer.recipe import Recipe, dump_recipe, parse_recipe
 from trainer.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from trainer.ray_metrics import RayMetrics
 
 __all__ = ["LaunchResult", "launch", "train_worker"]
 
@@ -75,10 +80,6 @@ def launch(
     Raises: RewardmeshError: what ended training, as the worker said it; RecipeError if the folder holds another
     experiment.
     """
-    import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     if num_workers > 0 and not ray.is_initialized():
         raise RewardmeshError(
             "Ray is not initialised", f"{num_workers} workers", "call ray.init first, or use 0 workers"
@@ -100,6 +101,7 @@ def launch(
         run_config=RunConfig(
             name="train",
             storage_path=str(folder.path / "ray"),
+            # Without a limit for the controller, a request that no cluster can meet would be retried for ever.
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -138,15 +140,10 @@ def train_worker(config: Mapping[str, Any]) -> None:
 
 
 def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None:
-    import ray.train
-
-    from trainer.coordination import Solo, TorchCoordinator, average_gradients_before_steps
-    from trainer.loop import Loop
-
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     configure_logging()
-    coordinator = TorchCoordinator() if world_size > 1 else Solo()
+    coordinator: Coordinator = TorchCoordinator() if world_size > 1 else Solo()
     parts = _builder(config["parts"])(
         recipe, run_id=folder.run_id, device=_device(recipe), rank=rank, buffer_url=_buffer_url(config)
     )
@@ -179,8 +176,6 @@ def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None
 
 def _report(checkpoint: Path | None, line: Mapping[str, Any]) -> None:
     """Tells Ray of a checkpoint; a barrier for all ranks."""
-    import ray.train
-
     figures = {key: value for key, value in line.items() if isinstance(value, (int, float, str))}
     if checkpoint is None:
         ray.train.report(figures)
@@ -202,8 +197,6 @@ def _device(recipe: Recipe) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise RecipeError("the recipe asks for a GPU and there is none", "use_gpu", "override it with use_gpu=false")
-    from ray.train.torch import get_device
-
     device: torch.device = get_device()
     return device
 
@@ -216,12 +209,8 @@ def _buffer_url(config: Mapping[str, Any]) -> str | None:
 
 
 def _ray_metrics(run_id: str) -> RayMetrics | None:
-    import ray
-
     if not ray.is_initialized():
         return None
-    from trainer.ray_metrics import RayMetrics
-
     return RayMetrics(run_id)
 
 

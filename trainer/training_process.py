@@ -95,7 +95,7 @@ def _decode(family: Sd3Family, latents: Tensor) -> Tensor:
 
 
 def training_prompts(recipe: Recipe) -> list[PromptSpec]:
-    """Training prompts of the kinds that the recipe names. Raises RecipeError for a kind that the world does not have."""
+    """Training prompts of the kinds that the recipe names. Raises RecipeError for a kind that there is not."""
     prompts = train_prompts()
     known = list(dict.fromkeys(spec.kind for spec in prompts))
     settings = recipe.prompts

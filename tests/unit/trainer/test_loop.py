@@ -171,7 +171,7 @@ def test_a_silent_oracle_ends_the_run_with_its_name_and_a_checkpoint(make_loop, 
     feedback = HeldBack(InProcessFeedback(oracles))
     feedback.hold_oracles = {"brightness", "spelled"}
     overrides = ("feedback.wait_s=0.05", "feedback.max_empty_iterations=2")
-    with pytest.raises(OracleUnavailable, match="not one group was complete in 2 iterations.*brightness"):
+    with pytest.raises(OracleUnavailable, match=r"not one group was complete in 2 iterations.*brightness"):
         make_loop(*overrides, feedback=feedback).run()
     assert lines(tmp_path / "run")[-1]["policy_version"] == 0
     assert (tmp_path / "run" / "checkpoints" / "latest").exists()

@@ -1,0 +1,299 @@
+"""One behaviour suite for feedback: oracles in process, the stream in memory, and the stream on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from rewardmesh.kit.oracle import Oracle, OracleInput
+from rewardmesh.wire.buffer import connect
+from rewardmesh.wire.codec import decode_picture
+from rewardmesh.wire.errors import BufferUnavailable, RewardmeshError
+from rewardmesh.wire.memory_stream import MemoryStream
+from rewardmesh.wire.messages import OracleInfo, Scored, ScoreFailure
+from rewardmesh.wire.redis_stream import open_redis_stream
+from rewardmesh.wire.stream import Stream, StreamSettings
+from trainer.buffer_feedback import BufferFeedback, _end
+from trainer.feedback import Feedback, GroupFeedback, PictureGroup, PictureSample
+from trainer.in_process_feedback import InProcessFeedback
+
+ORACLES = ("bright", "dark")
+
+
+class Bright(Oracle):
+    """Mean brightness; what is marked broken fails."""
+
+    def __init__(self, name: str) -> None:
+        self.info = OracleInfo(
+            name=name, version="7", reward_min=0.0, reward_max=1.0, media_types=("image/png",), max_batch=3
+        )
+
+    def score(self, batch: Sequence[OracleInput]) -> list[Any]:
+        return [
+            ScoreFailure(sample_id=one.sample.sample_id, code="oracle_error", detail="broken", retryable=False)
+            if "broken" in one.sample.prompt
+            else Scored(sample_id=one.sample.sample_id, reward=float(one.picture.mean()) / 255)
+            for one in batch
+        ]
+
+
+@dataclass
+class Road:
+    """Makes feedback of one kind over one run, with a worker at the other end that `serving` lets work."""
+
+    kind: str
+    url: str | None
+    run_id: str = field(default_factory=lambda: f"run-{uuid4().hex[:10]}")
+    serving: threading.Event = field(default_factory=threading.Event)
+    settings: StreamSettings = field(default_factory=StreamSettings)
+    opened: list[Feedback] = field(default_factory=list)
+
+    def open(self, **more: Any) -> Feedback:
+        if self.kind == "in_process":
+            feedback: Feedback = InProcessFeedback({name: Bright(name) for name in ORACLES})
+        else:
+            feedback = BufferFeedback(self._stream, oracles=ORACLES, **{"sweep_s": 0.2, "depth_s": 0.05, **more})
+        self.opened.append(feedback)
+        return feedback
+
+    @property
+    def _stream(self) -> Callable[[], AbstractAsyncContextManager[Stream]]:
+        @asynccontextmanager
+        async def opening() -> AsyncIterator[Stream]:
+            client = await connect(self.url) if self.url else None
+            stream: Stream = (
+                open_redis_stream(client, self.run_id, settings=self.settings)
+                if client
+                else MemoryStream(self.run_id, self.settings)
+            )
+            workers = [asyncio.ensure_future(self._work(stream, Bright(name))) for name in ORACLES]
+            try:
+                yield stream
+            finally:
+                await _end(workers)
+                if client:
+                    await client.aclose()
+
+        return opening
+
+    async def _work(self, stream: Stream, oracle: Oracle) -> None:
+        name = oracle.info.name
+        while True:
+            if not self.serving.is_set():
+                await asyncio.sleep(0.01)
+                continue
+            claims = await stream.claim(name, consumer="w", max_samples=3, lease_s=30, wait_s=0.05)
+            inputs = [OracleInput(claim.sample, decode_picture(claim.picture, claim.media_type)) for claim in claims]
+            results = {result.sample_id: result for result in oracle.score(inputs)} if inputs else {}
+            outcomes = [(claim, results[claim.sample.sample_id]) for claim in claims]
+            if outcomes:
+                await stream.settle(name, consumer="w", outcomes=outcomes, version=oracle.info.version)
+
+
+BUFFERED = pytest.mark.parametrize("road", ["memory", "valkey-9.1"], indirect=True)  # nothing waits in process
+LASTING = pytest.mark.parametrize("road", ["valkey-9.1"], indirect=True)  # what lives in a process dies with it
+
+
+@pytest.fixture(params=["in_process", "memory", "valkey-9.1"])
+def road(request: pytest.FixtureRequest) -> Iterator[Road]:
+    kind = request.param
+    url = None
+    if kind not in ("in_process", "memory"):
+        url = request.getfixturevalue("servers")(kind).url
+    made = Road(kind, url)
+    made.serving.set()
+    yield made
+    for feedback in made.opened:
+        feedback.close()
+
+
+def group(name: str = "g1", *, size: int = 2, late: tuple[str, ...] = (), prompt: str = "a circle") -> PictureGroup:
+    pictures = [np.full((4, 4, 3), 51 * i, dtype=np.uint8) for i in range(size)]
+    return PictureGroup(
+        run_id="run",
+        group_id=name,
+        policy_version=3,
+        prompt=prompt,
+        checks={"tag": "single_object", "include": [{"class": "circle"}]},
+        samples=tuple(
+            PictureSample(sample_id=f"{name}-{i}", boundary_index=4, picture=picture)
+            for i, picture in enumerate(pictures)
+        ),
+        required=tuple(name for name in ORACLES if name not in late),
+        late=late,
+    )
+
+
+def collected(feedback: Feedback, count: int, *, within_s: float = 20.0) -> dict[tuple[str, str], GroupFeedback]:
+    found: dict[tuple[str, str], GroupFeedback] = {}
+    deadline = time.monotonic() + within_s
+    while len(found) < count:
+        assert time.monotonic() < deadline, f"{len(found)} of {count}"
+        for one in feedback.collect(wait_s=0.2):
+            assert (one.group_id, one.oracle) not in found, "handed over twice"
+            found[one.group_id, one.oracle] = one
+    return found
+
+
+def test_every_pair_is_handed_over_once_with_every_samples_result(road: Road) -> None:
+    feedback = road.open()
+    feedback.set_policy_version(3)
+    feedback.publish([group("g1"), group("g2", size=5)])
+    found = collected(feedback, 4)
+    assert set(found) == {("g1", "bright"), ("g1", "dark"), ("g2", "bright"), ("g2", "dark")}
+    one = found["g2", "dark"]
+    assert (one.status, one.oracle_version) == ("complete", "7")
+    assert {name: result.reward for name, result in one.results.items()} == pytest.approx(  # type: ignore[union-attr]
+        {f"g2-{i}": 0.2 * i for i in range(5)}
+    )
+    feedback.forget(["g1", "g2"])
+    assert feedback.collect(wait_s=0.3) == []
+
+
+def test_publishing_again_asks_and_answers_nothing_twice(road: Road) -> None:
+    feedback = road.open()
+    feedback.publish([group()])
+    feedback.publish([group()])
+    collected(feedback, 2)
+    feedback.publish([group()])
+    assert feedback.collect(wait_s=0.5) == []
+
+
+def test_a_failure_is_a_result(road: Road) -> None:
+    feedback = road.open()
+    feedback.publish([group(prompt="a broken circle")])
+    for one in collected(feedback, 2).values():
+        assert {result.kind for result in one.results.values()} == {"failed"}
+
+
+def test_times_are_never_negative_and_nothing_runs_once_all_is_there(road: Road) -> None:
+    feedback = road.open()
+    feedback.publish([group()])
+    collected(feedback, 2)
+    first = feedback.times()
+    assert min(first.exposed_s, first.hidden_s, first.encode_s) >= -1e-9
+    time.sleep(0.1)
+    assert feedback.collect(wait_s=0.1) == []
+    assert feedback.times() == first
+
+
+def test_an_impossible_publication_is_an_error_that_stays(road: Road) -> None:
+    feedback = road.open()
+    bad = group()
+    object.__setattr__(bad, "checks", {"tag": "x", "unknown": 1})
+    with pytest.raises((ValueError, RewardmeshError)):  # noqa: PT012 - the buffer's thread says it a moment later
+        feedback.publish([bad])
+        for _ in range(100):
+            feedback.collect(wait_s=0.1)
+
+
+@BUFFERED
+def test_overlapped_time_is_hidden_and_waited_time_is_exposed(road: Road) -> None:
+    road.serving.clear()
+    feedback = road.open()
+    feedback.publish([group(late=("dark",))])
+    time.sleep(0.5)  # the training thread learns meanwhile
+    hidden = feedback.times()
+    assert hidden.hidden_s >= 0.45
+    assert hidden.exposed_s == 0
+    assert feedback.collect(wait_s=0.4) == []
+    waited = feedback.times()
+    assert 0.35 <= waited.exposed_s <= 1.5
+    road.serving.set()
+    collected(feedback, 2)
+
+
+@BUFFERED
+def test_a_late_oracle_does_not_hold_back_a_quick_one_nor_run_the_clock(road: Road) -> None:
+    road.serving.clear()
+    feedback = road.open()
+    feedback.publish([group(late=ORACLES)])
+    time.sleep(0.2)
+    assert feedback.times().hidden_s == 0
+    deadline = time.monotonic() + 10
+    while not all(feedback.depth().get(name) and feedback.depth()[name].samples == 2 for name in ORACLES):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    road.serving.set()
+    collected(feedback, 2)
+
+
+@BUFFERED
+def test_a_full_oracle_refuses_the_group_and_the_rest_goes_on(road: Road) -> None:
+    road.serving.clear()
+    road.settings = StreamSettings(budget_bytes=2 * 48 + 10)
+    feedback = road.open()
+    feedback.publish([group("g1"), group("g2")])
+    found = collected(feedback, 2)
+    assert {pair: one.status for pair, one in found.items()} == {("g2", "bright"): "refused", ("g2", "dark"): "refused"}
+    road.serving.set()
+    assert {one.status for one in collected(feedback, 2).values()} == {"complete"}
+
+
+@BUFFERED
+def test_a_forgotten_group_is_not_asked_about(road: Road) -> None:
+    road.serving.clear()
+    feedback = road.open()
+    feedback.publish([group("g1"), group("g2")])
+    feedback.forget(["g1"])
+    time.sleep(0.3)
+    road.serving.set()
+    assert {pair[0] for pair in collected(feedback, 2)} == {"g2"}
+    assert feedback.collect(wait_s=0.5) == []
+
+
+@LASTING
+def test_a_trainer_that_restarts_finds_what_was_scored_meanwhile(road: Road) -> None:
+    road.serving.clear()
+    first = road.open()
+    first.publish([group("g1"), group("g2"), group("old")])
+    first.close()
+    road.serving.set()
+    second = road.open()
+    second.resume([("g1", "bright"), ("never", "bright")], done=["old"])
+    second.publish([group("g2")])
+    found = collected(second, 4)
+    assert {pair: one.status for pair, one in found.items()} == {
+        ("g1", "bright"): "complete",
+        ("never", "bright"): "lost",
+        ("g2", "bright"): "complete",
+        ("g2", "dark"): "complete",
+    }
+    assert second.collect(wait_s=0.5) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_blip_of_the_server_is_waited_out_and_a_long_outage_is_said(new_server: Callable[..., Any]) -> None:
+    server = new_server()
+    road = Road("valkey-9.1", server.url)
+    road.serving.clear()
+    feedback = road.open(outage_s=3.0)
+    feedback.publish([group("g1")])
+    time.sleep(0.3)
+    server.kill()
+    time.sleep(0.5)
+    server.start()
+    feedback.publish([group("g2")])
+    time.sleep(0.5)
+    server.kill()
+    with pytest.raises(BufferUnavailable):  # noqa: PT012 - until the outage has lasted
+        for _ in range(200):
+            feedback.collect(wait_s=0.1)
+    with pytest.raises(BufferUnavailable):
+        feedback.publish([group("g3")])
+    feedback.close()
+
+
+def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BufferUnavailable):
+        Road("valkey-9.1", f"unix://{tmp_path}/nobody").open()

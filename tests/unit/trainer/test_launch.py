@@ -1,0 +1,89 @@
+"""The launcher in one process (no workers, no cluster): it trains, resumes, and says what went wrong in one line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rewardmesh.wire.errors import BufferMisconfigured, OracleRejected, RecipeError, RewardmeshError
+from trainer.in_process_feedback import InProcessFeedback
+from trainer.launch import launch
+from trainer.recipe import Recipe
+from trainer.training_process import Parts, build_parts, training_prompts
+
+
+@pytest.fixture
+def toy_parts(toy_algorithm: Any, prompts: Any, oracles: Any) -> Iterator[ModuleType]:
+    """A module that builds a toy's parts; its `seen` holds what it was asked for."""
+    module = ModuleType("toy_parts")
+    module.seen = []  # type: ignore[attr-defined]
+    module.oracles = oracles  # type: ignore[attr-defined]
+
+    def build(recipe: Recipe, **asked: Any) -> Parts:
+        from tests.unit.trainer.conftest import toy_decode
+
+        module.seen.append(asked)
+        return Parts(toy_algorithm(), toy_decode, prompts, InProcessFeedback(module.oracles))
+
+    module.build = build  # type: ignore[attr-defined]
+    sys.modules["toy_parts"] = module
+    yield module
+    del sys.modules["toy_parts"]
+
+
+def go(recipe: Recipe, folder: Path, **more: Any) -> Any:
+    return launch(recipe, folder, num_workers=0, parts="toy_parts:build", **more)
+
+
+def test_it_trains_here_and_the_same_command_goes_on(
+    make_recipe: Callable[..., Recipe], toy_parts: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    result = go(make_recipe("run.iterations=2"), folder, buffer_url="redis://secret@nowhere")
+    assert (result.reason, result.iterations) == ("finished", 2)
+    assert toy_parts.seen[0]["buffer_url"] == "redis://secret@nowhere"
+    assert toy_parts.seen[0]["run_id"] == "run"
+    assert not any("secret" in path.read_text(errors="ignore") for path in folder.rglob("*") if path.is_file())
+    result = go(make_recipe("run.iterations=4"), folder)
+    assert result.iterations == 4
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
+    assert "iterations: 4" in (folder / "recipe.yaml").read_text()
+
+
+def test_another_experiment_in_the_folder_is_refused(
+    make_recipe: Callable[..., Recipe], toy_parts: Any, tmp_path: Path
+) -> None:
+    go(make_recipe("run.iterations=1"), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"another experiment, different in run\.seed, algorithm\.batch_size"):
+        go(make_recipe("run.seed=5", "algorithm.batch_size=32"), tmp_path / "run")
+
+
+def test_what_ended_training_is_said_as_it_was(
+    make_recipe: Callable[..., Recipe], toy_parts: Any, tmp_path: Path
+) -> None:
+    toy_parts.oracles.pop("spelled")
+    with pytest.raises(OracleRejected, match="no such oracle in this process"):
+        go(make_recipe(), tmp_path / "run")
+    failure = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert (failure["type"], failure["retryable"]) == ("OracleRejected", False)
+
+
+def test_workers_without_ray_are_refused_in_one_line(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    with pytest.raises(RewardmeshError, match=r"Ray is not initialised \(1 workers\): call ray.init"):
+        launch(make_recipe(), tmp_path / "run", num_workers=1)
+
+
+def test_kinds_that_the_world_lacks_are_named(make_recipe: Callable[..., Recipe]) -> None:
+    assert {spec.kind for spec in training_prompts(make_recipe("prompts.kinds=[colors]"))} == {"colors"}
+    with pytest.raises(RecipeError, match=r"no such kind of prompt: colours \(prompts\.kinds\): known are "):
+        training_prompts(make_recipe("prompts.kinds=[colours]"))
+    with pytest.raises(RecipeError, match="no kind of prompt is left"):
+        training_prompts(make_recipe("prompts.kinds=[colors]", "prompts.kind_weights={colors: 0}"))
