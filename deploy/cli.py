@@ -144,12 +144,17 @@ def doctor() -> None:
 
 
 @app.command()
-def status() -> None:
+def status(
+    check: Annotated[bool, typer.Option("--check", help="Say nothing; status 1 if the stack is not well.")] = False,
+) -> None:
     """Say what runs here, and what waits in the buffer."""
     from deploy.settings import load_settings
-    from deploy.status import report_lines
+    from deploy.status import is_well, report_lines
 
-    for line in report_lines(load_settings()):
+    settings = load_settings()
+    if check:
+        raise typer.Exit(0 if is_well(settings) else 1)
+    for line in report_lines(settings):
         typer.echo(line)
 
 

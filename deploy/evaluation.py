@@ -19,7 +19,7 @@ from rewardmesh.wire.messages import OracleEndpoint
 from rewardmesh.wire.registry import Registry
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.checkpoint import CheckpointFolder
-from trainer.evaluate import Evaluation, HeldoutPicture, evaluate, plan_heldout
+from trainer.evaluate import Evaluation, HeldoutPicture, Sampler, evaluate, plan_heldout
 from trainer.models.sd3 import Sd3Family
 from trainer.recipe import Recipe
 from trainer.samplers import student_sampler, teacher_sampler
@@ -99,7 +99,7 @@ class Evaluator:
         sampler, nfe = student_sampler(self.family, network, num_steps=NUM_STUDENT_STEPS)
         return self._evaluate(sampler, nfe, name, tell)
 
-    def _evaluate(self, sampler: object, nfe: int, name: str, tell: Tell | None) -> Evaluation:
+    def _evaluate(self, sampler: Sampler, nfe: int, name: str, tell: Tell | None) -> Evaluation:
         with torch.inference_mode():
             return evaluate(
                 self.plan,

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from deploy import parts, ray_head, serving
 from deploy.embedded_server import EmbeddedServer, find_server
 from deploy.ports import require_port
@@ -28,6 +30,7 @@ from deploy.state import StackBusy, StackState, exclusive, read_state, remove_st
 __all__ = ["Stack", "stop_stack"]
 
 NAMESPACE = "rewardmesh"
+_RAY_TRIES = 3
 
 
 class Stack:
@@ -112,6 +115,13 @@ class Stack:
             stop_stack(self._state, self.settings.state_dir)
             self._state = self._state.model_copy(update={"server": None, "ray": None, "deployed": ()})
 
+    def take_off(self, state: StackState) -> None:
+        """Takes off a joined cluster what an earlier command put there and left."""
+        self._state = state
+        self.connect()
+        serving.remove(state.deployed)
+        self.disconnect()
+
     def disconnect(self) -> None:
         """Lets go of the cluster; what runs on it for others goes on."""
         if self._connected:
@@ -161,13 +171,14 @@ class Stack:
                 serve_port, purpose="the oracles", variable="REWARDMESH_SERVE_PORT", host=settings.host
             )
         self._update(serve_url=f"http://{settings.reachable_host}:{serve_port}")
-        head = self._spawn_ray()  # first, because it takes longest; the others start while it does
+        parts.require_weights()
         self._start_buffer()
-        if head is not None:
+        if settings.ray_address is not None:
+            self._update(ray_address=settings.ray_address)
+        else:
             with self.timings.part("ray", "starting a local Ray (about half a minute)") as said:
-                parts.import_early()
-                head.wait(timeout_s=settings.start_timeout_s)
-                said.append(f"dashboard at {head.dashboard_url}")
+                self._start_ray()
+                said.append(f"dashboard at {self.dashboard_url}")
         with self.timings.part("connect", f"connecting to Ray at {self.ray_address}"):
             self.connect()
         self._start_services(serve_port)
@@ -189,27 +200,35 @@ class Stack:
             self._update(server=server.start(environment={STACK_ID: self._state.stack_id}))
             said.append(parts.check_buffer(server.url))
 
-    def _spawn_ray(self) -> RayHead | None:
+    def _start_ray(self) -> None:
+        """Ray gives its own parts half a minute; on a machine that is busy the next try finds them in memory."""
         settings = self.settings
-        if settings.ray_address is not None:
-            self._update(ray_address=settings.ray_address)
-            return None
         dashboard_port = require_port(
             settings.dashboard_port, purpose="the Ray dashboard", variable="REWARDMESH_DASHBOARD_PORT"
         )
-        if settings.ray_port:
-            require_port(settings.ray_port, purpose="Ray", variable="REWARDMESH_RAY_PORT")
+        require_port(settings.ray_port, purpose="Ray", variable="REWARDMESH_RAY_PORT")
+        os.environ.update(ray_head.local_environment(settings))  # Ray reads some of it only when it is imported
+        for attempt in range(1, _RAY_TRIES + 1):
+            head = self._spawn_ray(dashboard_port)
+            parts.import_early()
+            try:
+                head.wait(timeout_s=settings.start_timeout_s)
+                return
+            except RayUnavailable as error:
+                if attempt == _RAY_TRIES:
+                    raise
+                self._tell(f"trying once more: {error}")
+                ray_head.stop_ray(self._state.ray, stack_id=self._state.stack_id, spare=self._server_process())
+
+    def _spawn_ray(self, dashboard_port: int) -> RayHead:
         session = ray_head.session_folder()
         head = RayHead(
-            settings,
+            self.settings,
             stack_id=self._state.stack_id,
             session=session,
-            log=settings.state_dir / "ray.log",
+            log=self.settings.state_dir / "ray.log",
             dashboard_port=dashboard_port,
         )
-        os.environ.update(
-            ray_head.local_environment(self.settings)
-        )  # before Ray is imported here: it reads some of it only then
         self._update(
             ray_address=head.address,
             dashboard_url=head.dashboard_url,
@@ -218,8 +237,14 @@ class Stack:
         self._update(ray=head.spawn())
         return head
 
+    def _server_process(self) -> psutil.Process | None:
+        return self._state.server.process() if self._state.server else None
+
     def _start_services(self, serve_port: int) -> None:
         settings = self.settings
+        if settings.redis_url is not None and parts.oracles_answer(settings.redis_url):
+            self._tell("the oracles that this buffer knows answer: none are started here")
+            return
         present = serving.running() if self._state.ray is None else set()
         wanted = [part for part in parts.applications(settings, redis_url=self.redis_url) if part.name not in present]
         if not wanted:

@@ -17,7 +17,18 @@ from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo
 from rewardmesh.wire.registry import Registry
 
-__all__ = ["ORACLES", "applications", "ask_oracle", "check_buffer", "import_early", "oracle_url", "register_oracles"]
+__all__ = [
+    "ORACLES",
+    "applications",
+    "ask_oracle",
+    "check_buffer",
+    "import_early",
+    "is_healthy",
+    "oracle_url",
+    "oracles_answer",
+    "register_oracles",
+    "require_weights",
+]
 
 ORACLES = ("object_count", "ocr_spelling")
 WORKERS = "reward_workers"
@@ -62,6 +73,36 @@ def check_buffer(url: str) -> str:
         return f"{info.server} {info.version}, {info.durability}"
 
     return asyncio.run(ask())
+
+
+def require_weights() -> None:
+    """Raises WeightsMissing if a file that the oracles need is not the one that was shipped."""
+    from services.weights import checksums, locate
+
+    for name in checksums():
+        locate(name)
+
+
+def oracles_answer(redis_url: str) -> bool:
+    """True if the registry knows all of our oracles, and each says that it is well."""
+
+    async def known() -> list[OracleEndpoint]:
+        client = await connect(redis_url)
+        try:
+            return await Registry(client).oracles()
+        finally:
+            await client.aclose()
+
+    endpoints = {endpoint.name: endpoint for endpoint in asyncio.run(known())}
+    return all(name in endpoints and is_healthy(endpoints[name].url) for name in ORACLES)
+
+
+def is_healthy(url: str) -> bool:
+    """Whether the oracle there says that it is well."""
+    try:
+        return httpx.get(f"{url}/v1/health", timeout=5.0, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
 
 
 def register_oracles(redis_url: str, *, serve_url: str) -> str:

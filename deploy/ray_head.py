@@ -42,7 +42,7 @@ class RayUnavailable(RewardmeshError):
 def ensure_token() -> None:
     """Makes sure that Ray's default token file exists, readable by its owner alone; an own token is respected."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
+        return  # where it is, Ray says itself if it cannot be read
     path = Path.home() / ".ray" / "auth_token"
     if path.exists():
         return

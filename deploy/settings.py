@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """Run folders, one a run; the stack keeps its state in `.stack` below it."""
     host: str = "127.0.0.1"
     """Where oracles and a local Ray listen: loopback, unless other machines or containers must reach them."""
+    advertised_host: str | None = None
+    """Name under which others reach this host; unset: where the oracles listen."""
     dashboard_port: int = Field(default=8265, ge=0, le=65535)
     serve_port: int = Field(default=8000, ge=0, le=65535)
     ray_port: int = Field(default=0, ge=0, le=65535)
@@ -53,7 +55,8 @@ class Settings(BaseSettings):
     """Shared memory of a local Ray. Pictures travel through the buffer, not through it."""
     num_reward_workers: int = Field(default=2, ge=1, le=64)
     """Replicas that move samples from the buffer to the oracles."""
-    start_timeout_s: float = Field(default=180.0, gt=0)
+    start_timeout_s: float = Field(default=300.0, gt=0)
+    """How long one part may take to start; on a busy machine Ray takes minutes."""
 
     @field_validator("run_root")
     @classmethod
@@ -75,8 +78,9 @@ class Settings(BaseSettings):
 
     @property
     def reachable_host(self) -> str:
-        """Where the oracles are reached from this machine: an address that means "all interfaces" is none to call."""
-        return "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        """Where the oracles are reached; an address that means "all interfaces" is none to call."""
+        everywhere = self.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        return self.advertised_host or ("127.0.0.1" if everywhere else self.host)
 
     @property
     def logical_cpus(self) -> int:

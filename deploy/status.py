@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-import httpx
 from redis.asyncio import Redis
 
-from deploy.parts import check_buffer
+from deploy.parts import check_buffer, is_healthy, oracles_answer
 from deploy.settings import Settings
 from deploy.state import StackState, read_state
 from rewardmesh.wire.buffer import connect, redact
@@ -18,7 +17,7 @@ from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Depth, StreamSettings
 
-__all__ = ["BufferReport", "collect", "describe_stack", "report_lines"]
+__all__ = ["BufferReport", "collect", "describe_stack", "is_well", "report_lines"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ def report_lines(settings: Settings) -> list[str]:
         return [*lines, str(error)]
     for endpoint in report.oracles:
         paused = ", paused" if endpoint.paused else ""
-        lines.append(f"oracle {endpoint.name}: {_health(endpoint.url)} at {endpoint.url}{paused}")
+        health = "healthy" if is_healthy(endpoint.url) else "DOES NOT ANSWER"
+        lines.append(f"oracle {endpoint.name}: {health} at {endpoint.url}{paused}")
     for (run_id, oracle), depth in report.depths.items():
         lines.append(
             f"run {run_id}, {oracle}: lag {depth.lag}, pending {depth.pending}, retrying {depth.retrying}, "
@@ -102,9 +102,12 @@ def report_lines(settings: Settings) -> list[str]:
     return lines
 
 
-def _health(url: str) -> str:
+def is_well(settings: Settings) -> bool:
+    """For health checks: the stack of this run root runs, and its oracles answer."""
+    state = read_state(settings.state_dir)
+    if state is None or state.redis_url is None or not (state.alive and state.ready):
+        return False
     try:
-        answer = httpx.get(f"{url}/v1/health", timeout=3.0, trust_env=False)
-    except httpx.HTTPError as error:
-        return f"DOES NOT ANSWER ({type(error).__name__})"
-    return "healthy" if answer.status_code == httpx.codes.OK else f"UNHEALTHY (status {answer.status_code})"
+        return oracles_answer(state.redis_url)
+    except RewardmeshError:
+        return False

@@ -1,0 +1,48 @@
+"""Doctor: each problem with what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploy.doctor import diagnose, verify_checksums
+from deploy.settings import Settings
+
+
+@pytest.mark.timeout(120)
+def test_a_whole_machine_is_looked_at(tmp_path: Path) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        findings = list(diagnose(Settings(run_root=tmp_path, dashboard_port=port, serve_port=0)))
+    parts = {finding.part for finding in findings}
+    assert {"versions", "machine", "gpu", "disk", "ports", "weights", "buffer", "durability"} <= parts
+    taken = [finding for finding in findings if finding.part == "ports" and finding.level == "problem"]
+    assert len(taken) == 1
+    assert "set REWARDMESH_DASHBOARD_PORT" in taken[0].what_to_do
+    assert all(finding.what_to_do for finding in findings if finding.level == "problem")
+    assert any("measured on a scratch server" in finding.text for finding in findings)
+
+
+def test_a_foreign_server_is_not_killed(tmp_path: Path) -> None:
+    findings = list(diagnose(Settings(run_root=tmp_path, redis_url="redis://127.0.0.1:1")))
+    assert [finding.level for finding in findings if finding.part == "buffer"] == ["problem"]
+    assert not any("kill -9" in finding.text for finding in findings)
+
+
+def test_checksums_are_verified(tmp_path: Path) -> None:
+    for name in ("good", "changed", "missing"):
+        (tmp_path / name).write_text(name)
+    sums = [f"{hashlib.sha256(name.encode()).hexdigest()}  {name}" for name in ("good", "changed", "missing")]
+    (tmp_path / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    (tmp_path / "changed").write_text("other")
+    (tmp_path / "missing").unlink()
+    findings = list(verify_checksums(tmp_path, what="test"))
+    assert [finding.level for finding in findings] == ["problem", "problem", "ok"]
+    assert "has another checksum" in findings[0].text
+    assert "is missing" in findings[1].text
+    assert "1 files" in findings[2].text
