@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torchvision.ops import roi_align
 
 from rewardmesh.wire.errors import WeightsMissing
 from services.oracles.geneval import COLORS
@@ -49,8 +50,6 @@ def cut(pictures: torch.Tensor, index: torch.Tensor, boxes: torch.Tensor) -> tor
     Shapes: pictures [B, 3, H, W] float32; index [N] int64 into B; boxes [N, 4] x1, y1, x2, y2 in pixels;
     returns [N, 3, CROP_SIZE, CROP_SIZE].
     """
-    from torchvision.ops import roi_align  # noqa: PLC0415 - slow import that CLIP does not need
-
     rows = torch.cat((index[:, None].to(boxes.dtype), boxes), 1)
     crops: torch.Tensor = roi_align(pictures, rows, CROP_SIZE, sampling_ratio=2, aligned=True)
     return crops

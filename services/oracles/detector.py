@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import batched_nms
 
 from rewardmesh.wire.errors import WeightsMissing
 from services.oracles.geneval import Detection
@@ -159,8 +160,6 @@ Columns = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # pictu
 
 def _decode(raw: torch.Tensor, min_confidence: float, max_overlap: float) -> Columns:
     """Boxes of a one-to-many head, [B, 4 + classes, anchors] with centre and extent, after suppression."""
-    from torchvision.ops import batched_nms  # noqa: PLC0415 - slow import, not needed by all networks
-
     scores, labels = raw[:, 4:].max(1)
     index, anchor = (scores > min_confidence).nonzero(as_tuple=True)
     center, extent = raw[index, 0:2, anchor], raw[index, 2:4, anchor]
