@@ -109,7 +109,7 @@ class OracleLink:
     def _note_failure(self, failure: CallFailure) -> None:
         self._failures += 1
         pause_s = backoff_s(
-            self._rng, failures=self._failures, base_s=self.endpoint.retry_base_s, cap_s=self.policy.cap_s
+            self._rng.random(), failures=self._failures, base_s=self.endpoint.retry_base_s, cap_s=self.policy.cap_s
         )
         if isinstance(failure, Overloaded) and failure.retry_after_s is not None:
             # Its own word, as far as we are ready to wait for anything of its.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,10 +18,12 @@ def is_retryable(failure: ScoreFailure) -> bool:
     return failure.retryable and failure.code not in FINAL_CODES
 
 
-def backoff_s(rng: random.Random, *, failures: int, base_s: float, cap_s: float) -> float:
-    """Full jitter: uniform in [0, min(cap, base · 2^(failures − 1))], in seconds; `failures` counts from 1."""
-    ceiling = min(cap_s, base_s * 2.0 ** min(failures - 1, 60))
-    return rng.uniform(0.0, ceiling)
+def backoff_s(draw: float, *, failures: int, base_s: float, cap_s: float) -> float:
+    """Full jitter: draw · min(cap, base · 2^(failures − 1)), in seconds; `failures` counts from 1.
+
+    `draw` is uniform in [0, 1); samples of one batch share it, so that they come back as one batch.
+    """
+    return draw * min(cap_s, base_s * 2.0 ** min(failures - 1, 60))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +46,17 @@ class RetryPolicy:
         )
 
     def delay_s(
-        self, rng: random.Random, *, attempts: int, elapsed_s: float, retry_after_s: float | None = None
+        self, draw: float, *, attempts: int, elapsed_s: float, retry_after_s: float | None = None
     ) -> float | None:
         """Seconds until the next attempt, or None to give up.
 
-        `attempts`: asks made, the failed one included. `elapsed_s`: since the first of them began. An oracle's
-        Retry-After is a floor; one that does not fit into the budget ends the attempts now rather than later.
+        `draw`: see `backoff_s`. `attempts`: asks made, the failed one included. `elapsed_s`: since the first of them
+        began. An oracle's Retry-After is a floor; one that does not fit into the budget ends the attempts now rather
+        than later.
         """
         if attempts >= self.max_attempts:
             return None
-        delay_s = backoff_s(rng, failures=attempts, base_s=self.base_s, cap_s=self.cap_s)
+        delay_s = backoff_s(draw, failures=attempts, base_s=self.base_s, cap_s=self.cap_s)
         if retry_after_s is not None:
             delay_s += retry_after_s  # jitter on top: many callers were told the same second
         return delay_s if elapsed_s + delay_s <= self.budget_s else None

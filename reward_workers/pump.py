@@ -93,7 +93,7 @@ class Pump:
                     buffer_failures += 1
                     if buffer_failures == 1:
                         self._log.warning("buffer.claim_failed", detail=str(error))
-                    pause_s = backoff_s(self._rng, failures=buffer_failures, base_s=0.2, cap_s=2.0)
+                    pause_s = backoff_s(self._rng.random(), failures=buffer_failures, base_s=0.2, cap_s=2.0)
                     await wait_for(self._stopping, pause_s)
                     continue
                 if claims:

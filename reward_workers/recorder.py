@@ -79,6 +79,7 @@ class Recorder:
     async def conclude(self, outcomes: Sequence[Outcome], *, began_s: float) -> None:
         """Settles what is final, in one call for each version of the oracle that answered; hands the rest back."""
         now_s = asyncio.get_running_loop().time()
+        draw = self._rng.random()
         final: dict[str, list[tuple[Claim, Result]]] = {}
         again: list[tuple[Claim, ScoreFailure, float]] = []
         for outcome in outcomes:
@@ -86,7 +87,7 @@ class Recorder:
             delay_s = None
             if isinstance(result, ScoreFailure) and is_retryable(result):
                 delay_s = self._policy.delay_s(
-                    self._rng,
+                    draw,
                     attempts=claim.attempts + 1,
                     elapsed_s=self._first_asks.elapsed_s(claim, began_s=began_s, now_s=now_s),
                     retry_after_s=outcome.retry_after_s,
@@ -146,7 +147,7 @@ class Recorder:
                 return await call()
             except BufferFault as error:
                 failures += 1
-                pause_s = backoff_s(self._rng, failures=failures, base_s=0.2, cap_s=2.0)
+                pause_s = backoff_s(self._rng.random(), failures=failures, base_s=0.2, cap_s=2.0)
                 if loop.time() + pause_s > give_up_s:
                     self._log.error("buffer.outcome_not_recorded", detail=str(error))
                     return None
