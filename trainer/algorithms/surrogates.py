@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.networks import adam, descend, follow, mean_of
 from trainer.diffusion.flow import boundary_velocity_target, clean_prediction, guided_velocity
+from trainer.losses.denoising import denoising_error
 from trainer.losses.group_bradley_terry import group_bradley_terry_loss
 from trainer.losses.student import RunningRms, value_direction, velocity_reward_direction
 from trainer.losses.value import scale_rewards, value_contrast_loss, value_gradient, value_regression_loss
 from trainer.models.sd3 import Conditioning, Sd3Family
 
-__all__ = ["Renoised", "Surrogate", "ValueNetwork", "ValueSurrogate", "VelocitySurrogate", "build_surrogate"]
+__all__ = ["Renoised", "Surrogate", "ValueNetwork", "ValueSurrogate", "VelocitySurrogate", "build_surrogate", "ranking"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ class Surrogate(Protocol):
 
     def step(self, at: Renoised, *, rewards: Tensor, advantages: Tensor) -> dict[str, float]:
         """One update; rewards and advantages [B]."""
+
+    def opinions(self, at: Renoised) -> Tensor:
+        """What it thinks of each sample [B], without gradient; only differences within a group mean anything."""
 
     def direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor | None]:
         """Where reward grows, in clean-prediction space [B, C, H, W], and the normaliser's target if it has its own."""
@@ -126,6 +130,14 @@ class VelocitySurrogate:
             "surrogate_drift": mean_of(result.drift),
             "surrogate_trust_stopped": mean_of(result.trust_stopped.float()),
         }
+
+    @torch.no_grad()
+    def opinions(self, at: Renoised) -> Tensor:
+        """-(d(surrogate) - d(reference)), the implicit reward."""
+        target = boundary_velocity_target(at.z_next, at.noise, at.sigma_next, at.tau)
+        own = self._family.velocity(self.network, at.x_tau, at.tau, at.cond)
+        reference = self._family.velocity(self.reference, at.x_tau, at.tau, at.cond)
+        return denoising_error(reference, target) - denoising_error(own, target)
 
     @torch.no_grad()
     def direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
@@ -213,6 +225,12 @@ class ValueSurrogate:
             "surrogate_grad_norm": norm,
             "surrogate_ranking": ranking(values.detach(), rewards, at.group_index),
         }
+
+    @torch.no_grad()
+    def opinions(self, at: Renoised) -> Tensor:
+        """The values themselves."""
+        values: Tensor = self.network(at.x_tau, at.tau, at.cond)
+        return values
 
     def direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, None]:
         """The value's gradient, brought to the recipe's size; its normaliser is the guided teacher's."""

@@ -27,9 +27,11 @@ from trainer.losses.fake_score import fake_score_loss, fake_score_target
 from trainer.losses.student import direction_term, distillation_loss, guidance_direction, matching_direction
 from trainer.models.sd3 import Conditioning, Sd3Family
 
-__all__ = ["NUM_STUDENT_STEPS", "StudentStep", "Tdm", "Terms"]
+__all__ = ["MAX_TAU", "NUM_STUDENT_STEPS", "StudentStep", "Tdm", "Terms"]
 
 NUM_STUDENT_STEPS = 4
+MAX_TAU = 0.999
+"""Levels stay just below pure noise, where nothing of a boundary is left and (1 - tau) divides."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,7 @@ class Tdm:
             power=tau.power,
             group_index=group_index,
         )
-        # A boundary's velocity target is singular at tau = 1 for no form, but a step there has nothing left to match.
-        return levels.clamp(max=0.999), draw_noise(step.z_next, rng=self.rng, group_index=group_index)
+        return levels.clamp(max=MAX_TAU), draw_noise(step.z_next, rng=self.rng, group_index=group_index)
 
     def _terms(self, step: StudentStep) -> Terms:
         """Matching and guidance at a fresh level, in clean-prediction space (E10)."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.networks import rms
-from trainer.algorithms.surrogates import Renoised, build_surrogate
-from trainer.algorithms.tdm import StudentStep, Tdm
+from trainer.algorithms.surrogates import Renoised, build_surrogate, ranking
+from trainer.algorithms.tdm import MAX_TAU, StudentStep, Tdm
 from trainer.diffusion.flow import draw_noise, renoise_boundary
 from trainer.diffusion.schedule import draw_boundary_steps, draw_tau
 from trainer.losses.student import direction_term, student_loss
@@ -36,6 +36,19 @@ class TdmR1(Tdm):
 
     def surrogate_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the surrogate, at a boundary and a level drawn for each group."""
+        at, k_next = self._renoised(batch)
+        device = self.family.device
+        return self.surrogate.step(
+            at, rewards=batch.rewards_at(k_next).to(device), advantages=batch.advantages_at(k_next).to(device)
+        )
+
+    def surrogate_ranking(self, batch: TrajectoryBatch) -> float:
+        """Share of unequal pairs of a group that the surrogate orders rightly, at boundaries drawn as for an update."""
+        at, k_next = self._renoised(batch)
+        return ranking(self.surrogate.opinions(at), batch.rewards_at(k_next).to(self.family.device), at.group_index)
+
+    def _renoised(self, batch: TrajectoryBatch) -> tuple[Renoised, Tensor]:
+        """Each group's boundary k+1 at a level above it, noise shared; and k+1 [B] on the CPU."""
         device = self.family.device
         steps = draw_boundary_steps(batch.num_groups, self.num_steps, rng=self.rng)
         group_index = batch.group_index.to(device)
@@ -51,7 +64,7 @@ class TdmR1(Tdm):
             upper_u=settings.upper,
             power=settings.power,
             group_index=group_index,
-        ).clamp(max=0.999)
+        ).clamp(max=MAX_TAU)
         noise = draw_noise(z_next, rng=self.rng, group_index=group_index)
         at = Renoised(
             x_tau=renoise_boundary(z_next, noise, sigma_next, tau).x_tau,
@@ -63,8 +76,7 @@ class TdmR1(Tdm):
             group_index=group_index,
             cond=self.family.encode_prompts(batch.prompts),
         )
-        rewards = batch.rewards_at((k + 1).cpu()).to(device)
-        return self.surrogate.step(at, rewards=rewards, advantages=batch.advantages_at((k + 1).cpu()).to(device))
+        return at, (k + 1).cpu()
 
     def student_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the student by matching, guidance and the learned reward (E10)."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -96,7 +97,6 @@ class ResumableTraining:
 
     def save(self) -> None:
         """Writes the checkpoint, atomically."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -119,11 +119,19 @@ class ResumableTraining:
             average.copy_(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def _progress(self) -> _Bar:
-        return _Bar(self.name, first=self.step, total=self.schedule.num_steps)
+    def _progress(self) -> Bar:
+        return Bar(self.name, first=self.step, total=self.schedule.num_steps)
 
 
-class _Bar:
+def save_atomically(state: dict[str, Any], file: Path) -> None:
+    """Writes tensors, numbers and strings so that a reader finds the old file or the new one, never half of one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(file)
+
+
+class Bar:
     """A bar on a terminal, a line every twenty-five steps elsewhere."""
 
     def __init__(self, name: str, *, first: int, total: int):

@@ -22,7 +22,7 @@ from trainer.worlds.shapes.components import (
 )
 from trainer.worlds.shapes.dataset import encoded_pictures
 
-_BATCH = 128
+_BATCH = 96
 _CAPTION_DROPOUT = 0.1
 """Share of captions replaced by the empty one, so that guidance (E5) has an unconditional velocity."""
 
