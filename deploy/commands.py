@@ -121,7 +121,7 @@ def evaluate_run(settings: Settings, run: str, *, overrides: list[str]) -> None:
 
 
 def world_commands() -> Any:
-    """The commands of the shapes world, as their owner registered them."""
-    from trainer.worlds.shapes.commands import app
+    """The commands of the shapes world, made step by step."""
+    from deploy.world import app
 
     return app

@@ -98,9 +98,7 @@ class Tdm:
         """Trajectories of the student as it stands: [len(prompts) * group_size, K+1, C, H, W], a prompt's together."""
         cond = self.family.encode_prompts(prompts).repeat_interleave(group_size)
         noise = torch.randn(len(prompts) * group_size, *self.family.latent_shape, generator=rng)
-        return sample_trajectory(
-            self.family.velocity_fn(self.student, cond), noise.to(self.family.device), self.sigmas
-        )
+        return sample_trajectory(self.family.velocity_fn(self.student, cond), noise.to(self.family.device), self.sigmas)
 
     def sample(self, prompts: Sequence[str], noise: Tensor) -> Tensor:
         """Pictures [B, H, W, 3] uint8 of the running average, from given noise [B, C, H, W]."""

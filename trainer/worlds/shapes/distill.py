@@ -51,9 +51,7 @@ def distil(work: Path, family: Sd3Family, *, num_steps: int = 300, seed: int = 0
 def _step(tdm: Tdm, rng: torch.Generator) -> dict[str, float]:
     prompts = draw_prompts(DISTILLATION.batch_size, rng)
     trajectory = tdm.rollout(prompts, 1, rng)
-    batch = TrajectoryBatch(
-        boundaries=trajectory.boundaries, prompts=prompts, group_index=torch.arange(len(prompts))
-    )
+    batch = TrajectoryBatch(boundaries=trajectory.boundaries, prompts=prompts, group_index=torch.arange(len(prompts)))
     figures: dict[str, float] = {}
     for _ in range(_FAKE_SCORE_UPDATES):
         figures |= tdm.fake_score_step(batch)

@@ -1,7 +1,7 @@
 """Fits the warm surrogate of the shapes world on a bank of the student's own, oracle-scored rollouts.
 
-Owns the bank's collection and the fit; who scores is the caller's. The fit is the value form by contrast (E12a), through
-the same update that post-training makes.
+Owns the bank's collection and the fit; who scores is the caller's. The fit is the value form by contrast (E12a),
+through the same update that post-training makes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,155 @@
+"""`rewardmesh world …`: makes what the shapes world ships, step by step, and measures it.
+
+    train-autoencoder -> train-teacher -> distil -> fit-surrogate -> measure
+
+Each step is seeded, shows its progress, can be stopped and called again, and keeps its checkpoints in a work folder;
+what it has made goes to the weights folder. The oracles' own networks are `python -m deploy.train_oracles`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rewardmesh.wire.errors import WeightsMissing
+from trainer.worlds.shapes.weights_folder import WEIGHTS, write_checksums, write_teacher, write_transformer
+
+if TYPE_CHECKING:
+    from trainer.algorithms.tdm_r1 import TdmR1
+    from trainer.models.sd3 import Sd3Family
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Make the shapes world's networks.", no_args_is_help=True, add_completion=False)
+
+Work = Annotated[Path, typer.Option(help="Folder of checkpoints, to go on from.")]
+To = Annotated[Path, typer.Option(help="Folder of finished weights.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps in all.")]
+Seed = Annotated[int, typer.Option(min=0)]
+_WORK = Path("runs/world")
+_STUDENT_STEPS = 4
+
+
+@app.command()
+def train_autoencoder(work: Work = _WORK, steps: Steps = 900, seed: Seed = 0) -> None:
+    """Train the f4 autoencoder on rendered pictures."""
+    from trainer.worlds.shapes.autoencoder import reconstruction_error
+    from trainer.worlds.shapes.autoencoder import train_autoencoder as train
+
+    autoencoder = train(work, num_steps=steps, seed=seed)
+    autoencoder.save_pretrained(work / "vae")
+    typer.echo(f"reconstruction error: {reconstruction_error(autoencoder):.2f} grey levels of 255")
+
+
+@app.command()
+def train_teacher(
+    work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 2250, pictures: int = 60_000, seed: Seed = 0
+) -> None:
+    """Pre-train the teacher on rendered pictures with noisy captions."""
+    from diffusers import AutoencoderKL
+
+    from trainer.worlds.shapes.teacher import train_teacher as train
+
+    if not (work / "vae").exists():
+        raise WeightsMissing("no autoencoder is trained", str(work / "vae"), "`rewardmesh world train-autoencoder`")
+    autoencoder = AutoencoderKL.from_pretrained(work / "vae", low_cpu_mem_usage=False).eval()
+    family = train(work, autoencoder, num_steps=steps, num_pictures=pictures, seed=seed)
+    write_teacher(to, family, num_steps=_STUDENT_STEPS)
+
+
+@app.command()
+def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 300, seed: Seed = 0) -> None:
+    """Distil the 4-step student from the teacher, by TDM."""
+    from trainer.worlds.shapes.distill import distil as train
+
+    tdm = train(work, _family(to), num_steps=steps, seed=seed)
+    write_transformer(to / "student", tdm.ema_student)
+    write_transformer(to / "fake_score", tdm.fake_score)
+    write_checksums(to)
+
+
+@app.command()
+def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 500, groups: int = 640, seed: Seed = 0) -> None:
+    """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
+    from deploy.oracles_in_process import OraclesInProcess
+    from trainer.algorithms.surrogates import ValueSurrogate
+    from trainer.worlds.shapes.surrogate import collect_bank
+    from trainer.worlds.shapes.surrogate import fit_surrogate as fit
+
+    algorithm = _cold_algorithm(to, seed=seed)
+    bank = collect_bank(work, algorithm, OraclesInProcess().score, num_groups=groups, seed=seed)
+    ranking = fit(work, algorithm, bank, num_steps=steps, seed=seed)
+    surrogate = algorithm.surrogate
+    assert isinstance(surrogate, ValueSurrogate)
+    surrogate.save(to / ValueSurrogate.FILE)
+    (work / "surrogate.json").write_text(json.dumps({"ranking": ranking, "steps": steps, "groups": groups}))
+    write_checksums(to)
+    typer.echo(f"pairs of held-out groups ordered rightly: {ranking:.3f}")
+
+
+@app.command()
+def measure(
+    to: To = WEIGHTS,
+    pictures: Annotated[int, typer.Option(min=1, help="Held-out pictures a kind.")] = 100,
+    grid: Annotated[Path | None, typer.Option(help="Where to put a picture grid.")] = None,
+    guidance: float = 3.5,
+    networks: str = "teacher,student",
+) -> None:
+    """Held-out strict accuracy of the teacher at 80 NFE and of the student at 4, by the shipped oracles."""
+    from deploy.oracles_in_process import OraclesInProcess
+    from trainer.evaluate import evaluate, plan_heldout
+    from trainer.evaluation_files import markdown_table
+    from trainer.samplers import student_sampler, teacher_sampler
+    from trainer.worlds.shapes.prompts import heldout_prompts
+
+    family, oracles = _family(to), OraclesInProcess()
+    plan = plan_heldout(heldout_prompts(), prompts_per_kind=pictures, pictures_per_kind=pictures, seed=10_000_000)
+    samplers: dict[str, Any] = {}
+    if "teacher" in networks:
+        samplers["teacher"] = teacher_sampler(family, family.teacher, guidance_scale=guidance)
+    if "student" in networks:
+        student = family.new_transformer(to / "student").eval().requires_grad_(False)
+        samplers["student"] = student_sampler(family, student, num_steps=_STUDENT_STEPS)
+    evaluations = []
+    for name, (sampler, nfe) in samplers.items():
+        started = time.monotonic()
+        evaluations.append(evaluate(plan, sampler=sampler, judge=oracles.judge, name=name, nfe=nfe))
+        typer.echo(f"{name}: {time.monotonic() - started:.0f} s", err=True)
+        if grid is not None:
+            _write_grid(grid.with_stem(f"{grid.stem}-{name}"), evaluations[-1].pictures, pictures)
+    typer.echo(markdown_table(evaluations))
+
+
+def _write_grid(file: Path, pictures: Any, per_kind: int) -> None:
+    """The first pictures of each kind, a row a kind."""
+    import numpy as np
+    from PIL import Image
+
+    rows = [
+        np.concatenate(list(pictures[i : i + min(per_kind, 14)]), axis=1) for i in range(0, len(pictures), per_kind)
+    ]
+    sheet = Image.fromarray(np.concatenate(rows))
+    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(file)
+
+
+def _family(folder: Path) -> Sd3Family:
+    from trainer.models.sd3 import Sd3Family
+
+    try:
+        return Sd3Family.load(folder)
+    except FileNotFoundError as error:
+        raise WeightsMissing(str(error), str(folder), "`rewardmesh world train-teacher`") from error
+
+
+def _cold_algorithm(folder: Path, *, seed: int) -> TdmR1:
+    """TDM-R1 around the shipped student, its surrogate still the teacher with an empty head."""
+    from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, SurrogateSettings
+    from trainer.algorithms.tdm_r1 import TdmR1
+
+    optimizer = AdamSettings(learning_rate=3e-4, betas=(0.9, 0.999))
+    recipe = AlgorithmRecipe(surrogate=SurrogateSettings(initial_weights="teacher", optimizer=optimizer))
+    return TdmR1(recipe, _family(folder), weights=folder, seed=seed)
