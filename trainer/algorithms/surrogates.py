@@ -24,7 +24,7 @@ from trainer.diffusion.flow import boundary_velocity_target, clean_prediction, g
 from trainer.losses.denoising import denoising_error
 from trainer.losses.group_bradley_terry import group_bradley_terry_loss
 from trainer.losses.student import RunningRms, value_direction, velocity_reward_direction
-from trainer.losses.value import scale_rewards, value_contrast_loss, value_gradient, value_regression_loss
+from trainer.losses.value import value_contrast_loss, value_gradient, value_regression_loss
 from trainer.models.sd3 import Conditioning, Sd3Family
 
 __all__ = ["Renoised", "Surrogate", "ValueNetwork", "ValueSurrogate", "VelocitySurrogate", "build_surrogate", "ranking"]
@@ -218,7 +218,7 @@ class ValueSurrogate:
                 values, rewards=rewards, group_index=at.group_index, square_weight=settings.value_square_weight
             )
         else:
-            loss = value_regression_loss(values, rewards=scale_rewards(rewards, reward_min=0.0, reward_max=1.0))
+            loss = value_regression_loss(values, rewards=rewards)  # in unit range about 0: `normalisation: unit_range`
         norm = descend(loss, self.optimizer, max_grad_norm=settings.optimizer.max_grad_norm)
         return {
             "surrogate_loss": float(loss.detach()),
