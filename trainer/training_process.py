@@ -28,6 +28,7 @@ from trainer.recipe import Recipe
 from trainer.recipe_sections import FeedbackSettings
 from trainer.rollouts import Decode, Prompt, seed_for
 from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
+from trainer.worlds.shapes.weights_folder import WEIGHTS
 
 __all__ = [
     "Parts",
@@ -38,8 +39,6 @@ __all__ = [
     "open_buffer_feedback",
     "training_prompts",
 ]
-
-_SHIPPED = Path(__file__).parent / "worlds" / "shapes" / "weights"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def build_parts(recipe: Recipe, *, run_id: str, device: torch.device, rank: int,
 
 def model_folder(recipe: Recipe) -> Path:
     """Where the recipe's pipeline lies: the shipped world's, or the folder that is named."""
-    return _SHIPPED if recipe.model.folder == "shapes" else Path(recipe.model.folder).expanduser()
+    return WEIGHTS if recipe.model.folder == "shapes" else Path(recipe.model.folder).expanduser()
 
 
 def load_family(recipe: Recipe, *, device: torch.device) -> Sd3Family:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from rewardmesh.wire.errors import BufferMisconfigured, OracleRejected, RecipeError, RewardmeshError
+from rewardmesh.wire.errors import OracleRejected, RecipeError, RewardmeshError
 from trainer.in_process_feedback import InProcessFeedback
 from trainer.launch import launch
 from trainer.recipe import Recipe
-from trainer.training_process import Parts, build_parts, training_prompts
+from trainer.training_process import Parts, training_prompts
 
 
 @pytest.fixture
