@@ -165,11 +165,7 @@ class Stack:
 
     def _start_parts(self) -> None:
         settings = self.settings
-        serve_port = settings.serve_port
-        if settings.ray_address is None:
-            serve_port = require_port(
-                serve_port, purpose="the oracles", variable="REWARDMESH_SERVE_PORT", host=settings.host
-            )
+        serve_port, dashboard_port = self._ports()
         self._update(serve_url=f"http://{settings.reachable_host}:{serve_port}")
         parts.require_weights()
         self._start_buffer()
@@ -177,12 +173,30 @@ class Stack:
             self._update(ray_address=settings.ray_address)
         else:
             with self.timings.part("ray", "starting a local Ray (about half a minute)") as said:
-                self._start_ray()
+                self._start_ray(dashboard_port)
                 said.append(f"dashboard at {self.dashboard_url}")
         with self.timings.part("connect", f"connecting to Ray at {self.ray_address}"):
             self.connect()
         self._start_services(serve_port)
         self._update(ready=True, timings_s=self.timings.seconds)
+
+    def _ports(self) -> tuple[int, int]:
+        """Ports of oracles and dashboard, checked before anything is started. A joined Ray has its own."""
+        settings = self.settings
+        if settings.ray_address is not None:
+            return settings.serve_port, 0
+        serve_port = require_port(
+            settings.serve_port, purpose="the oracles", variable="REWARDMESH_SERVE_PORT", host=settings.host
+        )
+        dashboard_port = require_port(
+            settings.dashboard_port,
+            purpose="the Ray dashboard",
+            variable="REWARDMESH_DASHBOARD_PORT",
+            host=settings.host,
+        )
+        if settings.ray_port:
+            require_port(settings.ray_port, purpose="Ray", variable="REWARDMESH_RAY_PORT", host=settings.host)
+        return serve_port, dashboard_port
 
     def _start_buffer(self) -> None:
         if self.settings.redis_url is not None:
@@ -200,13 +214,9 @@ class Stack:
             self._update(server=server.start(environment={STACK_ID: self._state.stack_id}))
             said.append(parts.check_buffer(server.url))
 
-    def _start_ray(self) -> None:
+    def _start_ray(self, dashboard_port: int) -> None:
         """Ray gives its own parts half a minute; on a machine that is busy the next try finds them in memory."""
         settings = self.settings
-        dashboard_port = require_port(
-            settings.dashboard_port, purpose="the Ray dashboard", variable="REWARDMESH_DASHBOARD_PORT"
-        )
-        require_port(settings.ray_port, purpose="Ray", variable="REWARDMESH_RAY_PORT")
         os.environ.update(ray_head.local_environment(settings))  # Ray reads some of it only when it is imported
         for attempt in range(1, _RAY_TRIES + 1):
             head = self._spawn_ray(dashboard_port)

@@ -1,0 +1,138 @@
+"""The real stack: training joins it, survives a killed worker, and leaves it as it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deploy.processes import stack_processes
+from deploy.settings import Settings
+from deploy.state import read_state
+from tests.integration.compose import LocalService, any_ports
+from tests.integration.conftest import START_S, RunningStack, rewardmesh
+
+pytestmark = pytest.mark.timeout(START_S + 900)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition: Callable[[], object], *, process: subprocess.Popen[str], log: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text()}"
+        assert time.monotonic() < deadline, f"took too long:\n{log.read_text()}"
+        time.sleep(0.3)
+
+
+def start(*arguments: str, environment: dict[str, str], log: Path) -> subprocess.Popen[str]:
+    with log.open("w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "deploy.cli", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def test_up_joins_what_the_environment_names_and_down_leaves_it(stack: RunningStack, tmp_path: Path) -> None:
+    environment = stack.environment(tmp_path)
+    ended = rewardmesh("up", environment=environment, timeout_s=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "none are started here" in ended.stdout
+    said = rewardmesh("status", environment=environment, timeout_s=60).stdout
+    assert re.search(r"oracle object_count: healthy", said)
+    assert re.search(r"oracle ocr_spelling: healthy", said)
+    assert rewardmesh("down", environment=environment, timeout_s=60).returncode == 0
+    assert stack.head.healthy()
+    assert stack.redis.healthy()
+
+
+def test_two_iterations_are_rewarded_by_real_oracles(stack: RunningStack, tmp_path: Path) -> None:
+    ended = rewardmesh("train", "smoke", environment=stack.environment(tmp_path), timeout_s=600)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    lines = metrics(tmp_path / "smoke")
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert all(line["samples"]["scored"] > 0 and line["samples"]["failed"] == 0 for line in lines)
+    assert all(0 <= reward <= 1 for line in lines for reward in line["rewards"].values())
+    assert list((tmp_path / "smoke" / "checkpoints").glob("iteration-*"))
+    again = rewardmesh("train", "smoke", environment=stack.environment(tmp_path), timeout_s=600)
+    assert again.returncode == 0, again.stderr
+    assert len(metrics(tmp_path / "smoke")) == 2  # it was finished, and stays so
+
+
+def test_a_killed_training_worker_goes_on_from_its_checkpoint(stack: RunningStack, tmp_path: Path) -> None:
+    log, folder = tmp_path / "log", tmp_path / "smoke"
+    arguments = ("train", "smoke", "--set", "run.iterations=5")
+    process = start(*arguments, environment=stack.environment(tmp_path), log=log)
+    try:
+        wait_for(lambda: len(metrics(folder)) >= 2, process=process, log=log, timeout_s=600)
+        workers = [one for one in psutil.process_iter() if one.name().startswith("ray::RayTrainWo")]
+        assert len(workers) == 1
+        workers[0].kill()
+        assert process.wait(600) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait(10)
+    assert [line["iteration"] for line in metrics(folder)] == [1, 2, 3, 4, 5]
+    assert json.loads((folder / "outcome.json").read_text())["reason"] == "finished"
+
+
+def test_the_trainer_of_the_compose_file_trains(stack: RunningStack) -> None:
+    trainer = LocalService("trainer", folder=stack.folder, ports={**any_ports(), "6379": stack.redis.ports["6379"]})
+    trainer.start()
+    try:
+        trainer.wait_until_healthy(START_S)
+        state = read_state(Settings(run_root=stack.folder / "runs").state_dir)
+        assert state is not None
+        assert state.deployed == ()  # the head's oracles judge
+    finally:
+        trainer.stop()
+    assert stack_processes(state.stack_id) == []
+
+
+@pytest.mark.parametrize("moment", ["starting a local Ray", "iteration 1"])
+def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(moment: str, tmp_path: Path) -> None:
+    """At two moments: while Ray starts, and while it trains."""
+    log = tmp_path / "log"
+    small = ("evaluation.pictures_per_kind=1", "prompts.groups_per_iteration=2", "prompts.group_size=4")
+    overrides = [part for one in (*small, "algorithm.batch_size=8") for part in ("--set", one)]
+    process = start("demo", *overrides, environment=embedded(tmp_path), log=log)
+    try:
+        wait_for(lambda: moment in log.read_text(), process=process, log=log, timeout_s=START_S)
+        time.sleep(2.0)
+        state = read_state(Settings(run_root=tmp_path).state_dir)
+        assert state is not None
+        assert stack_processes(state.stack_id)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 128 + signal.SIGINT, log.read_text()
+    finally:
+        process.kill()
+        process.wait(10)
+    assert stack_processes(state.stack_id) == []
+    assert read_state(Settings(run_root=tmp_path).state_dir) is None
+    assert "rewardmesh demo --resume" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def embedded(run_root: Path) -> dict[str, str]:
+    """The environment of somebody who has set nothing, but for ports and the run folder."""
+    import os
+
+    ports = {f"REWARDMESH_{name}_PORT": "0" for name in ("DASHBOARD", "SERVE")}
+    kept = {name: value for name, value in os.environ.items() if name not in {"REDIS_URL", "RAY_ADDRESS"}}
+    return {**kept, **ports, "REWARDMESH_RUN_ROOT": str(run_root)}
