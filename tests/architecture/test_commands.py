@@ -40,3 +40,12 @@ def test_documented_make_goals_exist(path: str) -> None:
     assert goals & {"demo", "test", "check"}
     defined = set(re.findall(r"^([a-z]+):", read(Path("Makefile")), re.MULTILINE))
     assert goals <= defined
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md"])
+def test_documented_modules_exist(path: str) -> None:
+    """Every `python -m benchmarks.NAME` and the like that a document tells people to run."""
+    modules = set(re.findall(r"python -m ([a-z_]+\.[a-z_.]+)", read(Path(path))))
+    assert modules or path != "README.md"
+    missing = [name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).is_file()]
+    assert missing == []

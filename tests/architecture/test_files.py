@@ -19,7 +19,8 @@ HOSTS = re.compile(
     "|".join([r"py" + r"pi\.org", r"python" + r"hosted\.org", r"download\.py" + r"torch\.org", r"conda\." + "anaconda"])
 )
 INDEX_OPTION = re.compile(r"--(?:extra-)?index" + r"-url|--find" + r"-links|--trusted" + r"-host")
-MACHINE_PATHS = re.compile(r"(?<![\w./{}$-])/(?:" + "home|root|Users|" + "work" + r")/[\w.-]+")
+# /home/rewardmesh is a container's own.
+MACHINE_PATHS = re.compile(r"(?<![\w./{}$-])/(?:" + "home|root|Users|" + "work" + r")/(?!rewardmesh\b)[\w.-]+")
 UNSAFE_IMPORTS = re.compile(
     r"^\s*(?:from|import)\s+(?:pickle|_pickle|cloudpickle|dill|joblib|marshal|shelve)\b", re.MULTILINE
 )

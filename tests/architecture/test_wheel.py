@@ -13,6 +13,8 @@ import pytest
 
 from tests.architecture.repository import PACKAGES, ROOT, tracked_files
 
+pytestmark = pytest.mark.timeout(300)  # builds, and makes an environment, in the first test that asks for them
+
 DECOY = "raise SystemExit('the decoy was imported')\n"
 
 
@@ -68,7 +70,6 @@ def test_the_wheel_says_its_licence(wheel: Path) -> None:
     assert {name.rpartition("/")[2] for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
 
 
-@pytest.mark.timeout(180)
 def test_the_command_works_beside_a_decoy(environment: Path, tmp_path: Path) -> None:
     for name in (*PACKAGES, "tests"):
         (tmp_path / name).mkdir()
@@ -78,7 +79,6 @@ def test_the_command_works_beside_a_decoy(environment: Path, tmp_path: Path) -> 
         assert command in output
 
 
-@pytest.mark.timeout(180)
 def test_strangers_import_rewardmesh_from_the_wheel(environment: Path, tmp_path: Path) -> None:
     """Beside folders named as our roles: a stranger's own code wins, and `rewardmesh` does not need ours."""
     (tmp_path / "services").mkdir()
