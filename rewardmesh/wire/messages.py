@@ -49,7 +49,7 @@ Identifier = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0
 
 def _a_number(value: object) -> object:
     if isinstance(value, bool | str | bytes):
-        raise ValueError("not a number")  # noqa: TRY004 - pydantic reports ValueErrors
+        raise ValueError("not a number")  # pydantic reports ValueErrors
     return value
 
 
