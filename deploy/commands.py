@@ -14,6 +14,7 @@ from deploy.runs import choose_run_folder, find_run, runs_named
 from deploy.settings import Settings
 from deploy.signals import StopRequested, stopping_on_signals, undisturbed
 from deploy.state import exclusive, read_state
+from deploy.weights import require_world
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.strict_json import dump_json
 
@@ -68,6 +69,8 @@ def train_run(
     from trainer.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides)
+    if resolved.model.folder == "shapes":
+        require_world()
     run_name = name or resolved.name
     if resume is None and runs_named(settings.run_root, run_name):
         resume = True  # the same command run again goes on
@@ -94,6 +97,8 @@ def evaluate_run(settings: Settings, run: str, *, overrides: list[str]) -> None:
     shipped = run in {"student", "teacher"}
     folder = settings.run_root / f"evaluation-{run}" if shipped else find_run(settings.run_root, run)
     recipe = load_recipe("demo" if shipped else folder / "recipe.yaml", overrides)
+    if recipe.model.folder == "shapes":
+        require_world()
     console = Console()
     with (
         stopping_on_signals() as install,

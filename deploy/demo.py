@@ -24,6 +24,7 @@ from deploy.progress import ConsoleProgress, counting
 from deploy.runs import choose_run_folder, is_finished
 from deploy.settings import Settings
 from deploy.signals import StopRequested, stopping_on_signals
+from deploy.weights import require_world
 from rewardmesh.wire.strict_json import dump_json
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def run_demo(settings: Settings, *, name: str, resume: bool | None, overrides: S
     from trainer.recipe import load_recipe
 
     recipe = load_recipe("demo", overrides)
+    if recipe.model.folder == "shapes":
+        require_world()
     ask = _ask if console.is_terminal else None
     folder, goes_on = choose_run_folder(settings.run_root, name, resume=resume, ask=ask)
     limited = any(one.partition("=")[0].strip() == "run.time_limit_s" for one in overrides)

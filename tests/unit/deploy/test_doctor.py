@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from pathlib import Path
 
 import pytest
 
-from deploy.doctor import diagnose, verify_checksums
+from deploy.doctor import diagnose
 from deploy.settings import Settings
 
 
@@ -32,17 +31,3 @@ def test_a_foreign_server_is_not_killed(tmp_path: Path) -> None:
     findings = list(diagnose(Settings(run_root=tmp_path, redis_url="redis://127.0.0.1:1")))
     assert [finding.level for finding in findings if finding.part == "buffer"] == ["problem"]
     assert not any("kill -9" in finding.text for finding in findings)
-
-
-def test_checksums_are_verified(tmp_path: Path) -> None:
-    for name in ("good", "changed", "missing"):
-        (tmp_path / name).write_text(name)
-    sums = [f"{hashlib.sha256(name.encode()).hexdigest()}  {name}" for name in ("good", "changed", "missing")]
-    (tmp_path / "SHA256SUMS").write_text("\n".join(sums) + "\n")
-    (tmp_path / "changed").write_text("other")
-    (tmp_path / "missing").unlink()
-    findings = list(verify_checksums(tmp_path, what="test"))
-    assert [finding.level for finding in findings] == ["problem", "problem", "ok"]
-    assert "has another checksum" in findings[0].text
-    assert "is missing" in findings[1].text
-    assert "1 files" in findings[2].text
