@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -46,14 +47,13 @@ async def test_nothing_grows_with_the_length_of_a_run(client: Redis, run_id: str
     keys, memory = [], []
     for batch in range(0, 2000, 50):
         group_ids = [f"g{index}" for index in range(batch, batch + 50)]
-        for group_id in group_ids:
-            await stream.enqueue(make_group(group_id, size=1, picture_bytes=2000), oracles=["count"])
+        groups = [make_group(group_id, size=1, picture_bytes=2000) for group_id in group_ids]
+        await asyncio.gather(*(stream.enqueue(group, oracles=["count"]) for group in groups))
         claims = await take(stream)
         assert await stream.settle("count", consumer="w1", outcomes=scored(claims), version="1") == SettleReport(
             settled=50
         )
-        for group_id in group_ids:
-            await stream.forget(group_id)
+        await asyncio.gather(*map(stream.forget, group_ids))
         if batch in {100, 1950}:
             keys.append(await keys_of(client, run_id))
             sizes = [await client.memory_usage(key, samples=0) for key in keys[-1] if not key.endswith("results")]
