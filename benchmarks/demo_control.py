@@ -46,6 +46,7 @@ def figures(real: dict[str, Any], control: dict[str, Any]) -> list[Figure]:
 
 
 def rise(one: dict[str, Any]) -> float:
+    """How far held-out accuracy rose in a run."""
     """Held-out accuracy after a run, less what it was before."""
     return float(one["heldout"]["after"] - one["heldout"]["before"])
 

@@ -62,7 +62,7 @@ def train_teacher(
 
 
 @app.command()
-def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 300, seed: Seed = 0) -> None:
+def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 240, seed: Seed = 0) -> None:
     """Distil the 4-step student from the teacher, by TDM."""
     from trainer.worlds.shapes.distill import distil as train
 
@@ -73,7 +73,7 @@ def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 300, seed: Seed 
 
 
 @app.command()
-def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 500, groups: int = 640, seed: Seed = 0) -> None:
+def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 360, groups: int = 512, seed: Seed = 0) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
     from deploy.oracles_in_process import OraclesInProcess
     from trainer.algorithms.surrogates import ValueSurrogate

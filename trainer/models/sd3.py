@@ -83,7 +83,7 @@ class Sd3Family:
                 "or give the folder of a downloaded one"
             )
         pipeline = StableDiffusion3Pipeline.from_pretrained(
-            folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32, low_cpu_mem_usage=False
+            folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32, low_cpu_mem_usage=False
         )
         sampling = read_sampling(folder)
         length = int(sampling.get("max_sequence_length", 256))
@@ -114,7 +114,7 @@ class Sd3Family:
             copy = SD3Transformer2DModel.from_config(self.teacher.config)
             copy.load_state_dict(self.teacher.state_dict())
         else:
-            copy = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+            copy = SD3Transformer2DModel.from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False)
         return copy.to(self.device).train().requires_grad_(True)
 
     @torch.no_grad()
