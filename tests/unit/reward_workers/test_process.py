@@ -14,6 +14,7 @@ from reward_workers.settings import WorkerSettings
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.timeout(120)  # seconds where the cores are free
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
@@ -28,7 +29,7 @@ def test_a_worker_that_cannot_work_says_so_in_one_line(environment: dict[str, st
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
         check=False,
     )
     assert ended.returncode == 1
