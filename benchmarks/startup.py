@@ -1,7 +1,7 @@
 """How long each part of the stack takes to start and to stop, and how much memory it takes when it runs.
 
-Each repetition starts a stack of its own (embedded server, local Ray, Serve, oracles, reward workers) in a folder that is
-removed afterwards. Memory counts shared pages once; this process is in it.
+Each repetition starts a stack of its own (embedded server, local Ray, Serve, oracles, reward workers) in a folder that
+is removed afterwards. Memory counts shared pages once; this process is in it.
 """
 
 from __future__ import annotations

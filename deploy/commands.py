@@ -80,7 +80,13 @@ def train_run(
     with stopping_on_signals() as install:
         try:
             with Stack(settings, progress=ConsoleProgress(console), on_connected=install) as stack:
-                training = Training(resolved, folder, redis_url=stack.redis_url, num_workers=num_workers)
+                training = Training(
+                    resolved,
+                    folder,
+                    redis_url=stack.redis_url,
+                    num_workers=num_workers,
+                    cpus_per_worker=settings.cpus_per_trainer(num_workers),
+                )
                 result = train_and_show(training, console=console, title=f"training {resolved.name}")
         except StopRequested:
             typer.echo(f"stopped; the same command goes on from the last checkpoint in {folder}")
@@ -92,7 +98,9 @@ def train_run(
 def evaluate_run(settings: Settings, run: str, *, overrides: list[str]) -> None:
     """`rewardmesh evaluate`: a run's student beside the shipped one, or a shipped network alone."""
     from trainer.evaluation_files import evaluation_json, markdown_table, write_heldout
+    from trainer.pictures import write_comparison
     from trainer.recipe import load_recipe
+    from trainer.report import write_report
 
     shipped = run in {"student", "teacher"}
     folder = settings.run_root / f"evaluation-{run}" if shipped else find_run(settings.run_root, run)
@@ -121,6 +129,8 @@ def evaluate_run(settings: Settings, run: str, *, overrides: list[str]) -> None:
                 after = evaluator.trained(folder, export=folder / "student", tell=tell)
             evaluations = [before, after]
             difference = write_heldout(folder, before=before, after=after, confidence=recipe.evaluation.confidence)
+            write_comparison(folder / "pictures" / "before-after.png", evaluations)
+            write_report(folder)
     typer.echo(markdown_table(evaluations, difference=difference))
     typer.echo(f"written to {folder}")
 

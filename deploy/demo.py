@@ -92,7 +92,8 @@ def _run(demo: _Demo, settings: Settings, console: Console, install: Any) -> Non
                 recipe = fit_into_budget(
                     recipe, gone_s=time.monotonic() - demo.began, evaluation_s=evaluation_s, folder=folder
                 )
-            training = Training(recipe, folder, redis_url=stack.redis_url)
+            cpus = settings.cpus_per_trainer(1)
+            training = Training(recipe, folder, redis_url=stack.redis_url, cpus_per_worker=cpus)
             result = train_and_show(training, console=console, title="training the student from rewards")
             _say(console, f"{result.reason} after {result.iterations} iterations, {result.elapsed_s:.0f} s of training")
             with counting(console, "held-out pictures after") as tell:

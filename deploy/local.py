@@ -149,7 +149,7 @@ class Stack:
     def _join_stack(self) -> bool:
         """Joins the stack that was left running here; clears away one that died. True if joined."""
         found = read_state(self.settings.state_dir)
-        if found is None:
+        if found is None or not found.holds:
             return False
         if found.alive and found.ready:
             _require_same(self.settings, found)

@@ -5,6 +5,7 @@ Knows applications by name only; what they are is `deploy.parts`. Imports Ray wh
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ def start_serve(*, host: str, port: int) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it would say, we say
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port))
 
 

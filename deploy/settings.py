@@ -50,7 +50,10 @@ class Settings(BaseSettings):
     appendfsync: Fsync = "everysec"
     """How durable an acknowledgement is: `always` survives power loss, `everysec` may lose its last second."""
     num_cpus: int | None = Field(default=None, ge=1)
-    """Logical CPUs of a local Ray; None gives four, or as many as the machine has if that is more."""
+    """Logical CPUs of a local Ray; None gives two more than the machine has, which wait more than they compute."""
+    trainer_cpus: float | None = Field(default=None, gt=0)
+    """CPUs of a training worker, and torch's threads in it; None shares this machine's among the workers of a local
+    Ray, and asks a joined one for one each."""
     object_store_bytes: int = Field(default=256 * 2**20, ge=80 * 2**20)
     """Shared memory of a local Ray. Pictures travel through the buffer, not through it."""
     num_reward_workers: int = Field(default=2, ge=1, le=64)
@@ -84,7 +87,15 @@ class Settings(BaseSettings):
 
     @property
     def logical_cpus(self) -> int:
-        return self.num_cpus or max(4, os.cpu_count() or 1)
+        return self.num_cpus or (os.cpu_count() or 1) + 2
+
+    def cpus_per_trainer(self, num_workers: int) -> float:
+        """CPUs to ask Ray for, for each training worker."""
+        if self.trainer_cpus is not None:
+            return self.trainer_cpus
+        if self.ray_address is not None:
+            return 1.0
+        return float(max(1, (os.cpu_count() or 1) // max(1, num_workers)))
 
 
 def load_settings() -> Settings:

@@ -46,6 +46,11 @@ class StackState(BaseModel):
     ready: bool = False
 
     @property
+    def holds(self) -> bool:
+        """True if it started something, or is there to be joined; False for a command that only joined others."""
+        return bool(self.owner is None or self.server or self.ray or self.deployed)
+
+    @property
     def alive(self) -> bool:
         """True while every process that it started, and its owner if it has one, still runs."""
         return all(record.alive for record in (self.server, self.ray, self.owner) if record is not None)

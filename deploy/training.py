@@ -28,11 +28,14 @@ _FINISH_S = 20.0
 class Training:
     """`trainer.launch.launch` in a thread of its own."""
 
-    def __init__(self, recipe: Recipe, run_folder: Path, *, redis_url: str, num_workers: int = 1) -> None:
+    def __init__(
+        self, recipe: Recipe, run_folder: Path, *, redis_url: str, num_workers: int = 1, cpus_per_worker: float = 1.0
+    ) -> None:
         self._recipe = recipe
         self.run_folder = run_folder
         self._redis_url = redis_url
         self._num_workers = num_workers
+        self._cpus_per_worker = cpus_per_worker
         self._result: LaunchResult | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._launch, name="training", daemon=True)
@@ -66,7 +69,11 @@ class Training:
 
         try:
             self._result = launch(
-                self._recipe, self.run_folder, num_workers=self._num_workers, buffer_url=self._redis_url
+                self._recipe,
+                self.run_folder,
+                num_workers=self._num_workers,
+                buffer_url=self._redis_url,
+                cpus_per_worker=self._cpus_per_worker,
             )
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
             self._error = error

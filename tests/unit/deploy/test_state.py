@@ -66,6 +66,12 @@ def test_a_stack_that_belongs_to_somebody_is_not_joined(tmp_path: Path) -> None:
         Stack(settings).start()
 
 
+def test_a_command_that_started_nothing_is_in_nobodys_way() -> None:
+    assert not running(owner=record_of()).holds
+    assert running(owner=record_of(), deployed=("object_count",)).holds
+    assert running(owner=None).holds
+
+
 def test_a_stack_with_another_buffer_is_not_joined(tmp_path: Path) -> None:
     settings = Settings(run_root=tmp_path, redis_url="redis://elsewhere:1")
     write_state(settings.state_dir, running(server=record_of()))
