@@ -61,7 +61,7 @@ def test_another_experiment_in_the_folder_is_refused(
     make_recipe: Callable[..., Recipe], toy_parts: Any, tmp_path: Path
 ) -> None:
     go(make_recipe("run.iterations=1"), tmp_path / "run")
-    with pytest.raises(RecipeError, match=r"another experiment, different in run\.seed, algorithm\.batch_size"):
+    with pytest.raises(RecipeError, match=r"another experiment, different in algorithm\.batch_size, run\.seed"):
         go(make_recipe("run.seed=5", "algorithm.batch_size=32"), tmp_path / "run")
 
 

@@ -3,56 +3,65 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from trainer.recipe_sections import PromptSettings
-from trainer.replay_bank import ReplayBank
 from trainer.rewards import RewardRule
 from trainer.rollouts import RolloutMaker, seed_for
 from trainer.trajectory_store import TrajectoryStore
 
-
-def maker(
-    recipe: Any, algorithm: Any, prompts: Any, folder: Path, *, rank: int = 0, world_size: int = 1, **settings: Any
-) -> tuple[RolloutMaker, TrajectoryStore]:
-    store = TrajectoryStore(folder / f"rank-{rank}", recipe.store)
-    made = RolloutMaker(
-        algorithm,
-        lambda latents: torch.zeros(latents.shape[0], 2, 2, 3, dtype=torch.uint8),
-        prompts=prompts,
-        settings=PromptSettings(**{"groups_per_iteration": 6, "group_size": 4, **settings}),
-        rule=RewardRule(recipe.feedback, num_steps=4),
-        store=store,
-        run_id="run",
-        seed=0,
-        rank=rank,
-        world_size=world_size,
-    )
-    return made, store
+Made = tuple[RolloutMaker, TrajectoryStore]
 
 
-def test_kinds_are_drawn_by_weight_and_prompts_without_repetition(
-    make_recipe, toy_algorithm, prompts, tmp_path
-) -> None:
-    even, _ = maker(make_recipe(), toy_algorithm(), prompts, tmp_path)
+@pytest.fixture
+def maker(toy_algorithm: Any, prompts: Any, tmp_path: Path) -> Iterator[Callable[..., Made]]:
+    """Makes rollout makers, each over a store in a folder of its own."""
+    stores: list[TrajectoryStore] = []
+
+    def make(recipe: Any, folder: str = "store", *, rank: int = 0, world_size: int = 1, **settings: Any) -> Made:
+        store = TrajectoryStore(tmp_path / folder / f"rank-{rank}", recipe.store)
+        stores.append(store)
+        made = RolloutMaker(
+            toy_algorithm(),
+            lambda latents: torch.zeros(latents.shape[0], 2, 2, 3, dtype=torch.uint8),
+            prompts=prompts,
+            settings=PromptSettings(**{"groups_per_iteration": 6, "group_size": 4, **settings}),
+            rule=RewardRule(recipe.feedback, num_steps=4),
+            store=store,
+            run_id="run",
+            seed=0,
+            rank=rank,
+            world_size=world_size,
+        )
+        return made, store
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def test_kinds_are_drawn_by_weight_and_prompts_without_repetition(make_recipe, maker) -> None:
+    even, _ = maker(make_recipe())
     chosen = even.choose(0)
     assert chosen == even.choose(0)
     assert [one.prompt for one in chosen] != [one.prompt for one in even.choose(1)]
     assert Counter(one.kind for one in chosen) == {"colors": 3, "spelling": 3}
     assert {one.prompt for one in chosen if one.kind == "colors"} == {"a red circle", "a blue circle"}
-    skewed, _ = maker(make_recipe(), toy_algorithm(), prompts, tmp_path / "b", kind_weights={"spelling": 0.2})
+    skewed, _ = maker(make_recipe(), "b", kind_weights={"spelling": 0.2})
     counts = sum((Counter(one.kind for one in skewed.choose(i)) for i in range(100)), Counter())
     assert 80 <= counts["spelling"] <= 120
-    none, _ = maker(make_recipe(), toy_algorithm(), prompts, tmp_path / "c", kind_weights={"spelling": 0})
+    none, _ = maker(make_recipe(), "c", kind_weights={"spelling": 0})
     assert {one.kind for one in none.choose(0)} == {"colors"}
 
 
-def test_a_rollout_is_the_same_again_and_is_taken_from_the_store(make_recipe, toy_algorithm, prompts, tmp_path) -> None:
-    first, store = maker(make_recipe(), toy_algorithm(), prompts, tmp_path / "a", rollout_batch_size=8)
-    other, second = maker(make_recipe(), toy_algorithm(), prompts, tmp_path / "b", rollout_batch_size=8)
+def test_a_rollout_is_the_same_again_and_is_taken_from_the_store(make_recipe, maker) -> None:
+    first, store = maker(make_recipe(), "a", rollout_batch_size=8)
+    other, second = maker(make_recipe(), "b", rollout_batch_size=8)
     rollout = first.make(3, 5)
     assert rollout.group_ids == other.make(3, 5).group_ids == [f"000003-{i:03d}" for i in range(6)]
     for group_id in rollout.group_ids:
@@ -63,9 +72,9 @@ def test_a_rollout_is_the_same_again_and_is_taken_from_the_store(make_recipe, to
     assert store.position() == end
 
 
-def test_workers_share_a_rollout_and_no_two_share_noise(make_recipe, toy_algorithm, prompts, tmp_path) -> None:
-    alone, _ = maker(make_recipe(), toy_algorithm(), prompts, tmp_path / "alone")
-    both = [maker(make_recipe(), toy_algorithm(), prompts, tmp_path, rank=r, world_size=2) for r in (0, 1)]
+def test_workers_share_a_rollout_and_no_two_share_noise(make_recipe, maker) -> None:
+    alone, _ = maker(make_recipe(), "alone")
+    both = [maker(make_recipe(), rank=r, world_size=2) for r in (0, 1)]
     parts = [one.make(0, 0) for one, _ in both]
     assert [len(part.group_ids) for part in parts] == [3, 3]
     prompts_of = [
@@ -79,11 +88,9 @@ def test_workers_share_a_rollout_and_no_two_share_noise(make_recipe, toy_algorit
     assert (noise[0] != noise[1]).any()
 
 
-def test_pictures_name_every_sample_and_the_oracles_that_still_owe(
-    make_recipe, toy_algorithm, prompts, tmp_path
-) -> None:
+def test_pictures_name_every_sample_and_the_oracles_that_still_owe(make_recipe, maker) -> None:
     recipe = make_recipe("feedback.pictures=every_boundary")
-    made, _ = maker(recipe, toy_algorithm(), prompts, tmp_path)
+    made, _ = maker(recipe)
     rollout = made.make(0, 0)
     groups = made.pictures(rollout.awaited)
     assert len(groups) == 6
@@ -101,10 +108,3 @@ def test_seeds_differ_in_every_part() -> None:
     seeds = {seed_for(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
     assert len(seeds) == 125
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_a_bank_over_an_empty_store_has_nothing(make_recipe, toy_algorithm, prompts, tmp_path) -> None:
-    _, store = maker(make_recipe(), toy_algorithm(), prompts, tmp_path)
-    import numpy as np
-
-    assert ReplayBank(store, max_groups=5).sample(3, rng=np.random.default_rng(0)) == []
