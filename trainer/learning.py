@@ -5,6 +5,8 @@ Axis legend: B samples, G group size, K steps, C/H/W latent.
 
 from __future__ import annotations
 
+import math
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,20 +30,22 @@ class UpdateTally:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.counts: dict[str, int] = {}
-        self._sums: dict[str, dict[str, float]] = {}
+        self._figures: dict[str, dict[str, list[float]]] = {}
 
     def add(self, network: str, figures: Mapping[str, float], seconds: float) -> None:
+        """Takes one update in. A figure that is not finite says nothing (a ranking of no pairs, say) and is left out."""
         self.seconds[network] = self.seconds.get(network, 0.0) + seconds
         self.counts[network] = self.counts.get(network, 0) + 1
-        sums = self._sums.setdefault(network, {})
+        kept = self._figures.setdefault(network, {})
         for name, value in figures.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+            if math.isfinite(value):
+                kept.setdefault(name, []).append(float(value))
 
     def means(self) -> dict[str, dict[str, float]]:
         """Mean of each figure over the updates of its network."""
         return {
-            network: {name: total / self.counts[network] for name, total in sums.items()}
-            for network, sums in self._sums.items()
+            network: {name: math.fsum(values) / len(values) for name, values in figures.items()}
+            for network, figures in self._figures.items()
         }
 
 

@@ -104,7 +104,7 @@ class ToyAlgorithm:
         self.optimizers[name].zero_grad()
         loss.backward()
         self.optimizers[name].step()
-        return {"loss": float(loss.detach())}
+        return {"loss": float(loss.detach()), "undefined": float("nan")}
 
 
 def toy_decode(latents: Tensor) -> np.ndarray[Any, Any]:
