@@ -6,7 +6,6 @@ Axis legend: B samples, G group size, K steps, C/H/W latent.
 from __future__ import annotations
 
 import math
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,7 +32,7 @@ class UpdateTally:
         self._figures: dict[str, dict[str, list[float]]] = {}
 
     def add(self, network: str, figures: Mapping[str, float], seconds: float) -> None:
-        """Takes one update in. A figure that is not finite says nothing (a ranking of no pairs, say) and is left out."""
+        """Takes one update in. A figure that is not finite (a ranking of no pairs, say) says nothing: left out."""
         self.seconds[network] = self.seconds.get(network, 0.0) + seconds
         self.counts[network] = self.counts.get(network, 0) + 1
         kept = self._figures.setdefault(network, {})
