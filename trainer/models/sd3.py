@@ -192,6 +192,7 @@ class Sd3Family:
             self.pipeline.save_pretrained(folder, safe_serialization=True)
         finally:
             self.pipeline.transformer = teacher
+        forget_paths(folder)
         sigmas = self.student_sigmas(num_steps)
         sampling = {
             "num_inference_steps": num_steps,
@@ -210,3 +211,11 @@ def read_sampling(folder: Path) -> dict[str, Any]:
     """What ``sampling.json`` of a pipeline folder says; nothing where there is none."""
     file = folder / SAMPLING_FILE
     return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def forget_paths(folder: Path) -> None:
+    """Takes out of the configurations below ``folder`` where on this machine a part was loaded from."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n")

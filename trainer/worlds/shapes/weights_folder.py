@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from diffusers import SD3Transformer2DModel
 
-from trainer.models.sd3 import Sd3Family
+from trainer.models.sd3 import Sd3Family, forget_paths
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKSUMS = "SHA256SUMS"
@@ -37,10 +37,13 @@ def write_transformer(folder: Path, transformer: SD3Transformer2DModel) -> None:
     half = SD3Transformer2DModel.from_config(transformer.config)
     half.load_state_dict(transformer.state_dict())
     half.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    forget_paths(folder)
 
 
 def write_checksums(folder: Path) -> None:
     """Lists every file of the folder but the list itself and the page of scores, as ``sha256sum`` does."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CHECKSUMS, "README.md"))
+    files = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.suffix != ".py" and p.name not in (CHECKSUMS, "README.md")
+    )
     lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder).as_posix()}" for p in files]
     (folder / CHECKSUMS).write_text("\n".join(lines) + "\n")

@@ -1,0 +1,1 @@
+"""The shipped networks of the shapes world; `trainer/worlds/shapes/README.md` says how they were made."""
