@@ -160,6 +160,9 @@ class Loop:
                     self._checkpoint()
             self._status(reason, "done")
             return RunOutcome(reason, self._iteration, self._elapsed_s())
+        except Exception as error:
+            self._status("failed", " ".join(str(error).split()) or type(error).__name__)
+            raise
         finally:
             self._store.close()
 

@@ -116,14 +116,18 @@ def open_buffer_feedback(settings: FeedbackSettings, *, run_id: str, url: str) -
     """
     names = [oracle.name for oracle in settings.oracles]
     required = [oracle.name for oracle in settings.oracles if oracle.role == "required"]
-    opener = partial(_open_stream, url, run_id, StreamSettings(budget_bytes=settings.budget_bytes), required)
+    # While a late oracle may still owe answers, workers go on with the run after the trainer has left.
+    ends = len(required) == len(names)
+    stream_settings = StreamSettings(budget_bytes=settings.budget_bytes)
+    opener = partial(_open_stream, url, run_id, stream_settings, required, ends=ends)
     return BufferFeedback(opener, oracles=names)
 
 
 @asynccontextmanager
 async def _open_stream(
-    url: str, run_id: str, settings: StreamSettings, required: Sequence[str]
+    url: str, run_id: str, settings: StreamSettings, required: Sequence[str], *, ends: bool
 ) -> AsyncIterator[Stream]:
+    """`ends`: closing in good order says that the run needs no more work."""
     client = await connect(url)
     try:
         registry = Registry(client)
@@ -137,5 +141,7 @@ async def _open_stream(
             )
         await registry.put_run(run_id)
         yield open_redis_stream(client, run_id, settings=settings)
+        if ends:
+            await registry.end_run(run_id)
     finally:
         await client.aclose()

@@ -18,14 +18,17 @@ import pytest
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.codec import decode_picture
-from rewardmesh.wire.errors import BufferUnavailable, RewardmeshError
+from rewardmesh.wire.errors import BufferUnavailable, OracleUnavailable, RewardmeshError
 from rewardmesh.wire.memory_stream import MemoryStream
-from rewardmesh.wire.messages import OracleInfo, Scored, ScoreFailure
+from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, Scored, ScoreFailure
 from rewardmesh.wire.redis_stream import open_redis_stream
+from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Stream, StreamSettings
 from trainer.buffer_feedback import BufferFeedback, _end
 from trainer.feedback import Feedback, GroupFeedback, PictureGroup, PictureSample
 from trainer.in_process_feedback import InProcessFeedback
+from trainer.recipe_sections import FeedbackSettings, OracleUse
+from trainer.training_process import open_buffer_feedback
 
 ORACLES = ("bright", "dark")
 
@@ -297,3 +300,22 @@ def test_a_blip_of_the_server_is_waited_out_and_a_long_outage_is_said(new_server
 def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(BufferUnavailable):
         Road("valkey-9.1", f"unix://{tmp_path}/nobody").open()
+
+
+async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[..., Any]) -> None:
+    server = new_server()
+    settings = FeedbackSettings(oracles=(OracleUse(name="bright"),))
+    with pytest.raises(OracleUnavailable, match=r"requires is not registered \(bright\).*registered are none"):
+        await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
+    client = await connect(server.url)
+    registry = Registry(client)
+    await registry.put_oracle(OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=1))
+    feedback = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
+    assert await registry.runs() == ["r1"]
+    await asyncio.to_thread(feedback.close)
+    assert await registry.runs() == []
+    with_people = FeedbackSettings(oracles=(OracleUse(name="bright"), OracleUse(name="people", role="late")))
+    feedback = await asyncio.to_thread(open_buffer_feedback, with_people, run_id="r2", url=server.url)
+    await asyncio.to_thread(feedback.close)
+    assert await registry.runs() == ["r2"]
+    await client.aclose()
