@@ -62,7 +62,11 @@ class WorkerReplica:
         return {"name": self._worker.name, "pumps": self._worker.pumps, "settled": settled}
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica is taken down: finishes or hands back what was claimed."""
+        """What Serve calls, and awaits, when the replica is taken down."""
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Finishes or hands back what was claimed."""
         self._worker.stop()
         await asyncio.wait({self._loop_task})
 
@@ -72,9 +76,10 @@ class WorkerReplica:
                 self._started.set_result(worker)
                 await worker.run()
         except Exception as error:
-            get_logger("reward_workers.serve").exception("worker.died")
             if not self._started.done():
-                self._started.set_exception(error)
+                self._started.set_exception(error)  # the replica does not start, and Serve says why
+                return
+            get_logger("reward_workers.serve").exception("worker.died")
             raise
 
 
