@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from deploy.judging import ServedJudge
 from rewardmesh.wire.buffer import connect
@@ -51,6 +53,8 @@ class Evaluator:
     def __init__(self, recipe: Recipe, *, redis_url: str) -> None:
         """Loads the pipeline. Raises WeightsMissing, BufferUnavailable."""
         settings = recipe.evaluation
+        for libraries in (diffusers_logging, transformers_logging):
+            libraries.disable_progress_bar()  # they would draw over ours
         self._recipe = recipe
         self._judge = ServedJudge(registered_oracles(redis_url))
         device = torch.device("cuda" if recipe.use_gpu and torch.cuda.is_available() else "cpu")

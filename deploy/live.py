@@ -95,7 +95,7 @@ def iteration_line(line: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     rewards = " ".join(f"{name} {value:.3f}" for name, value in sorted(line.get("rewards", {}).items()))
     total = status.get("iterations")
     parts = [
-        f"iteration {line['iteration']}" + (f"/{total}" if total else ""),
+        f"iteration {line.get('iteration', '?')}" + (f"/{total}" if total else ""),
         rewards or "no rewards",
         f"{_number(line.get('samples_scored_per_s'))} samples scored/s",
         f"buffer {depth} (oldest {oldest_s:.1f} s)",
@@ -143,8 +143,8 @@ def render(status: Mapping[str, Any], *, title: str = "") -> RenderableType:
 
 def _waiting(depths: Mapping[str, Mapping[str, Any]]) -> tuple[int, float]:
     """Samples without an outcome over all oracles, and the age of the oldest in seconds."""
-    waiting = sum(int(d["lag"]) + int(d["pending"]) + int(d["retrying"]) for d in depths.values())
-    return waiting, max((float(d["oldest_pending_s"]) for d in depths.values()), default=0.0)
+    waiting = sum(int(depth.get("samples", 0)) for depth in depths.values())
+    return waiting, max((float(depth.get("oldest_pending_s", 0.0)) for depth in depths.values()), default=0.0)
 
 
 def _number(value: float | None) -> str:

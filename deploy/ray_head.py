@@ -108,6 +108,9 @@ class RayHead:
             STACK_ID: self._stack_id,
             "RAY_GCS_SERVER_PORT": str(self.port),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # A machine that is busy starts slowly and is not broken: Serve would kill its proxy after 5 s.
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(self._settings.start_timeout_s)),
             "AUTOSCALER_METRIC_PORT": str(free_port()),
             "DASHBOARD_METRIC_PORT": str(free_port()),

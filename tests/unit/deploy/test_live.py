@@ -13,8 +13,8 @@ from rich.console import Console
 from deploy.live import RunReader, follow, iteration_line, render
 
 DEPTH = {
-    "object_count": {"lag": 3, "pending": 4, "retrying": 1, "oldest_pending_s": 2.25, "dead_letters": 0},
-    "ocr_spelling": {"lag": 0, "pending": 2, "retrying": 0, "oldest_pending_s": 0.5, "dead_letters": 2},
+    "object_count": {"samples": 8, "oldest_pending_s": 2.25, "dead_letters": 0, "bytes_in_use": 1, "budget_bytes": 2},
+    "ocr_spelling": {"samples": 2, "oldest_pending_s": 0.5, "dead_letters": 2, "bytes_in_use": 1, "budget_bytes": 2},
 }
 
 
