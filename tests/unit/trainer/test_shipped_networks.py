@@ -1,0 +1,105 @@
+"""The shipped networks: plain diffusers samples them as we do, they are checksummed, and a value learns from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, FakeScoreSettings, SurrogateSettings
+from trainer.algorithms.interface import TrajectoryBatch
+from trainer.algorithms.tdm_r1 import TdmR1
+from trainer.diffusion.trajectory import sample_trajectory
+from trainer.models.sd3 import Sd3Family, read_sampling
+from trainer.worlds.shapes.prompts import train_prompts
+from trainer.worlds.shapes.weights_folder import CHECKSUMS, WEIGHTS
+
+PROMPTS = ["a red circle and a blue star", 'the word "TEN"', "three rings"]
+
+
+@pytest.fixture(scope="module")
+def family() -> Sd3Family:
+    return Sd3Family.load(WEIGHTS)
+
+
+def test_every_shipped_file_has_its_recorded_checksum() -> None:
+    listed = dict(reversed(line.split("  ")) for line in (WEIGHTS / CHECKSUMS).read_text().splitlines())
+    there = {p.relative_to(WEIGHTS).as_posix() for p in WEIGHTS.rglob("*") if p.is_file()}
+    assert there - {CHECKSUMS, "README.md", "__init__.py"} == set(listed)
+    for name, digest in listed.items():
+        assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_shipped_weights_stay_small() -> None:
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 58e6
+
+
+def test_plain_diffusers_makes_the_same_pictures_from_an_export(family: Sd3Family, tmp_path: Path) -> None:
+    student = family.new_transformer(WEIGHTS / "student").eval()
+    family.export(tmp_path, student, num_steps=4)
+    noise = torch.randn(len(PROMPTS), *family.latent_shape, generator=torch.Generator().manual_seed(5))
+    velocity = family.velocity_fn(student, family.encode_prompts(PROMPTS))
+    ours = family.decode(sample_trajectory(velocity, noise, family.student_sigmas(4)).latents)
+
+    plain = StableDiffusion3Pipeline.from_pretrained(
+        tmp_path, text_encoder_3=None, tokenizer_3=None, low_cpu_mem_usage=False
+    )
+    plain.set_progress_bar_config(disable=True)
+    said = json.loads((tmp_path / "sampling.json").read_text())
+    arguments = {
+        key: said[key]
+        for key in ("num_inference_steps", "guidance_scale", "max_sequence_length", "sigmas", "height", "width")
+    }
+    theirs = plain(prompt=PROMPTS, latents=noise, output_type="np", **arguments).images
+    assert np.allclose(plain.scheduler.sigmas.numpy(), said["sigmas_as_sampled"], atol=1e-6)
+    assert np.abs((theirs * 255).round() - ours.numpy()).max() <= 1
+
+
+def test_the_shipped_pipeline_says_how_it_is_sampled() -> None:
+    assert read_sampling(WEIGHTS)["max_sequence_length"] == 0
+
+
+@pytest.mark.parametrize("name", ["student", "fake_score"])
+def test_shipped_transformers_are_not_the_teacher(family: Sd3Family, name: str) -> None:
+    network = SD3Transformer2DModel.from_pretrained(WEIGHTS / name, low_cpu_mem_usage=False)
+    teacher = family.teacher.state_dict()
+    assert any(not torch.equal(t.float(), teacher[key]) for key, t in network.state_dict().items())
+
+
+@pytest.mark.timeout(300)
+def test_a_value_learns_how_much_blue_there_is_within_80_steps(family: Sd3Family) -> None:
+    """A reward that the latents show: ranked above 80 % in groups that were never learnt from."""
+    torch.manual_seed(0)
+    recipe = AlgorithmRecipe(
+        surrogate=SurrogateSettings(initial_weights="teacher", optimizer=AdamSettings(learning_rate=3e-4)),
+        fake_score=FakeScoreSettings(initial_weights="teacher"),
+    )
+    algorithm = TdmR1(recipe, family, weights=WEIGHTS, seed=0)
+    rng = torch.Generator().manual_seed(1)
+    shapes = [p.prompt for p in train_prompts() if p.kind in ("single_object", "two_object", "counting")]
+    batches = [_blue_batch(algorithm, shapes, rng) for _ in range(16)]
+    learnt, heldout = batches[:12], batches[12:]
+    for step in range(80):
+        algorithm.surrogate_step(learnt[step % len(learnt)])
+    rankings = [algorithm.surrogate_ranking(batch) for batch in heldout for _ in range(3)]
+    assert float(np.mean(rankings)) > 0.8
+
+
+def _blue_batch(algorithm: TdmR1, prompts: list[str], rng: torch.Generator) -> TrajectoryBatch:
+    """Four groups of eight, rewarded by the mean of blue less red of the decoded picture."""
+    chosen = [prompts[int(i)] for i in torch.randint(len(prompts), (4,), generator=rng)]
+    trajectory = algorithm.rollout(chosen, 8, rng)
+    pictures = algorithm.family.decode(trajectory.latents).float()
+    rewards = (pictures[..., 2] - pictures[..., 0]).mean(dim=(1, 2)) / 255
+    return TrajectoryBatch(
+        boundaries=trajectory.boundaries,
+        prompts=[p for p in chosen for _ in range(8)],
+        group_index=torch.arange(4).repeat_interleave(8),
+        rewards=rewards,
+        advantages=torch.zeros_like(rewards),
+    )
