@@ -95,16 +95,21 @@ class OracleLink:
                 answer = await self._client.score(claims)
             except (OracleError, ProtocolError) as error:
                 failure = cast("CallFailure", error)  # the client raises nothing else
-                if not isinstance(failure, RequestRefused):
+                if isinstance(failure, RequestRefused):
+                    self._note_success()  # it is there and it reads; what it was asked is another matter
+                else:
                     self._note_failure(failure)
                 raise
             finally:
                 seconds = asyncio.get_running_loop().time() - began_s
                 self._meter.observe("rewardmesh_oracle_latency_s", seconds, oracle=self.endpoint.name)
+        self._note_success()
+        return answer
+
+    def _note_success(self) -> None:
         if not self.healthy:
             _log.info("oracle.back", oracle=self.endpoint.name, failures=self._failures)
         self._failures = 0
-        return answer
 
     def _note_failure(self, failure: CallFailure) -> None:
         self._failures += 1

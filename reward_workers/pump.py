@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from reward_workers.failures import CallFailure, Overloaded, RequestRefused, failure_of
 from reward_workers.link import OracleLink, wait_for
@@ -110,31 +111,31 @@ class Pump:
 
     async def _serve(self, claims: Sequence[Claim]) -> None:
         """One batch from claim to settle; hands it back if it is cancelled."""
+        began_s = asyncio.get_running_loop().time()
         heart = asyncio.create_task(self._heartbeat(claims))
-        work = asyncio.create_task(self._ask_and_conclude(claims))
+        ask = asyncio.create_task(self._ask_all(claims))
         self.in_flight += len(claims)
         try:
-            await asyncio.wait({heart, work}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
+            await asyncio.wait({heart, ask}, return_when=asyncio.FIRST_COMPLETED)
+            if ask.done():
+                await self._recorder.conclude(ask.result(), began_s=began_s)
             else:
                 heart.result()
                 self._log.warning("batch.abandoned", samples=len(claims), why="all leases were lost")
         except asyncio.CancelledError:
-            await _end(work)
+            await _end(ask)
             await self._recorder.release(claims)
             raise
         finally:
             self.in_flight -= len(claims)
             await _end(heart)
-            await _end(work)
+            await _end(ask)
 
-    async def _ask_and_conclude(self, claims: Sequence[Claim]) -> None:
-        began_s = asyncio.get_running_loop().time()
+    async def _ask_all(self, claims: Sequence[Claim]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for batch in _batches(claims):
             outcomes += await self._ask(batch)
-        await self._recorder.conclude(outcomes, began_s=began_s)
+        return outcomes
 
     async def _ask(self, claims: Sequence[Claim]) -> list[Outcome]:
         """Every claim gets a result. A batch that the oracle refuses is halved: one bad sample fails alone."""
@@ -196,6 +197,6 @@ def _failed(claims: Sequence[Claim], error: CallFailure) -> list[Outcome]:
     ]
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _end(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
