@@ -182,7 +182,7 @@ def test_contrast_does_not_see_a_constant_added_to_a_groups_rewards() -> None:
 def test_contrast_of_tied_groups_is_the_square_alone() -> None:
     values = drawn(0, 6).requires_grad_(True)
     loss = value_contrast_loss(values, rewards=torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]), group_index=GROUPS)
-    assert float(loss) == pytest.approx(1e-3 * float(values.detach().square().mean()))
+    assert float(loss.detach()) == pytest.approx(1e-3 * float(values.detach().square().mean()))
     loss.backward()
     assert values.grad is not None and torch.isfinite(values.grad).all()
 
