@@ -38,6 +38,7 @@ from trainer.loop import Loop
 from trainer.ray_metrics import RayMetrics
 from trainer.recipe import Recipe, dump_recipe, parse_recipe
 from trainer.run_folder import RunFolder
+from trainer.training_process import with_absolute_folder
 
 __all__ = ["LaunchResult", "launch", "train_worker"]
 
@@ -85,6 +86,7 @@ def launch(
             "Ray is not initialised", f"{num_workers} workers", "call ray.init first, or use 0 workers"
         )
     folder = RunFolder(run_folder.resolve())
+    recipe = with_absolute_folder(recipe)  # a Ray worker has a working directory of its own
     folder.adopt(recipe)
     folder.clear_stop()
     folder.write_failure(None)

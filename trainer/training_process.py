@@ -38,6 +38,7 @@ __all__ = [
     "model_folder",
     "open_buffer_feedback",
     "training_prompts",
+    "with_absolute_folder",
 ]
 
 
@@ -68,6 +69,14 @@ def build_parts(recipe: Recipe, *, run_id: str, device: torch.device, rank: int,
 def model_folder(recipe: Recipe) -> Path:
     """Where the recipe's pipeline lies: the shipped world's, or the folder that is named."""
     return WEIGHTS if recipe.model.folder == "shapes" else Path(recipe.model.folder).expanduser()
+
+
+def with_absolute_folder(recipe: Recipe) -> Recipe:
+    """The same recipe, its model folder as seen from here; the name of a shipped one stays."""
+    if recipe.model.folder == "shapes":
+        return recipe
+    folder = str(Path(recipe.model.folder).expanduser().absolute())
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"folder": folder})})
 
 
 def load_family(recipe: Recipe, *, device: torch.device) -> Sd3Family:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from rewardmesh.wire.errors import OracleRejected, RecipeError, RewardmeshError
+from rewardmesh.wire.errors import OracleRejected, RecipeError, RewardmeshError, WeightsMissing
 from trainer.in_process_feedback import InProcessFeedback
 from trainer.launch import launch
 from trainer.recipe import Recipe
-from trainer.training_process import Parts, training_prompts
+from trainer.training_process import Parts, training_prompts, with_absolute_folder
 
 
 @pytest.fixture
@@ -73,6 +73,18 @@ def test_what_ended_training_is_said_as_it_was(
         go(make_recipe(), tmp_path / "run")
     failure = json.loads((tmp_path / "run" / "failure.json").read_text())
     assert (failure["type"], failure["retryable"]) == ("OracleRejected", False)
+
+
+def test_a_model_folder_means_the_same_in_every_process(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = make_recipe()
+    assert with_absolute_folder(recipe) is recipe
+    named = with_absolute_folder(make_recipe("model.folder=some/where"))
+    assert named.model.folder == str(Path.cwd() / "some" / "where")
+
+
+def test_weights_that_are_not_there_are_named(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissing, match="nowhere"):
+        launch(make_recipe(f"model.folder={tmp_path}/nowhere"), tmp_path / "run", num_workers=0)
 
 
 def test_workers_without_ray_are_refused_in_one_line(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
