@@ -135,6 +135,6 @@ def _waiting(lines: Lines) -> dict[str, Points]:
     curves: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         for oracle, depth in sorted(line.get("depth", {}).items()):
-            waiting = float(depth["lag"] + depth["pending"] + depth["retrying"])
+            waiting = float(depth["samples"])
             curves.setdefault(oracle, []).append((float(line["iteration"]), waiting))
     return dict(curves)

@@ -41,7 +41,7 @@ def metrics_line(iteration: int, *, boundaries: int = 1) -> dict[str, Any]:
             "student": {"student_loss": 2.0, "student_grad_norm": 0.3},
         },
         "samples_scored_per_s": 40.0 + iteration % 5,
-        "depth": {"object_count": {"lag": 10, "pending": iteration % 4, "retrying": 0}},
+        "depth": {"object_count": {"samples": 10 + iteration % 4}},
         "seconds": {"iteration": 5.0, "rollout": 1.0, "student": 2.0, "exposed_wait": 0.1, "hidden_reward": 1.5},
         "elapsed_s": 5.0 * iteration,
     }
