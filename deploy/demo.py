@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["BUDGET_S", "fit_into_budget", "run_demo"]
 
 BUDGET_S = 600.0
-_CLOSING_S = 40.0  # report and shutdown, with room
+_TRAINER_START_S = 45.0  # Ray Train's controller and worker; the recipe's time limit does not count it
+_CLOSING_S = 30.0  # report and shutdown, with room
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def fit_into_budget(recipe: Recipe, *, gone_s: float, evaluation_s: float, folde
     used_s = 0.0
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         used_s = float(json.loads((folder / "status.json").read_text())["elapsed_s"])
-    left_s = max(30.0, BUDGET_S - gone_s - evaluation_s - _CLOSING_S)
+    left_s = max(30.0, BUDGET_S - gone_s - _TRAINER_START_S - 1.3 * evaluation_s - _CLOSING_S)
     limit_s = used_s + left_s
     own_s = recipe.run.time_limit_s
     if own_s is not None:
@@ -130,6 +131,7 @@ def _write_results(
 ) -> None:
     from trainer.evaluation_files import heldout_figures, markdown_table, write_heldout
     from trainer.pictures import write_comparison
+    from trainer.report import write_report
 
     folder = demo.folder
     difference = write_heldout(folder, before=before, after=after, confidence=demo.recipe.evaluation.confidence)
@@ -145,7 +147,6 @@ def _write_results(
         **facts,
     }
     (folder / "summary.json").write_text(dump_json(summary) + "\n", encoding="utf-8")
-    report = _write_report(folder)
     console.print()
     _say(console, markdown_table([before, after], difference=difference))
     overall = difference.overall
@@ -157,14 +158,8 @@ def _write_results(
         f"[{overall.low:+.3f}, {overall.high:+.3f}], {difference.num_pictures} pictures",
     )
     _say(console, f"wall time {facts['wall_s']:.0f} s, memory at its most {facts['memory_peak_bytes'] / 2**30:.1f} GiB")
-    for what, path in (("pictures", picture), ("report", report), ("run folder", folder)):
+    for what, path in (("pictures", picture), ("report", write_report(folder)), ("run folder", folder)):
         _say(console, f"{what:<11}{path}")
-
-
-def _write_report(folder: Path) -> Path:
-    from trainer.report import write_report
-
-    return write_report(folder)
 
 
 def _ask(folder: Path) -> bool:
