@@ -47,17 +47,24 @@ def train_autoencoder(work: Work = _WORK, steps: Steps = 900, seed: Seed = 0) ->
 
 @app.command()
 def train_teacher(
-    work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 2250, pictures: int = 60_000, seed: Seed = 0
+    work: Work = _WORK,
+    to: To = WEIGHTS,
+    steps: Steps = 2250,
+    pictures: int = 60_000,
+    seed: Seed = 0,
+    warm: Annotated[bool, typer.Option(help="Start from the finished weights, not from nothing.")] = False,
 ) -> None:
     """Pre-train the teacher on rendered pictures with noisy captions."""
     from diffusers import AutoencoderKL
 
     from trainer.worlds.shapes.teacher import train_teacher as train
 
-    if not (work / "vae").exists():
-        raise WeightsMissing("no autoencoder is trained", str(work / "vae"), "`rewardmesh world train-autoencoder`")
-    autoencoder = AutoencoderKL.from_pretrained(work / "vae", low_cpu_mem_usage=False).eval()
-    family = train(work, autoencoder, num_steps=steps, num_pictures=pictures, seed=seed)
+    folder = work / "vae" if (work / "vae").exists() else to / "vae"
+    if not folder.exists():
+        raise WeightsMissing("no autoencoder is trained", str(folder), "`rewardmesh world train-autoencoder`")
+    autoencoder = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
+    start = _family(to) if warm else None
+    family = train(work, autoencoder, num_steps=steps, num_pictures=pictures, seed=seed, start=start)
     write_teacher(to, family, num_steps=_STUDENT_STEPS)
 
 

@@ -45,15 +45,22 @@ def new_pipeline(autoencoder: AutoencoderKL) -> StableDiffusion3Pipeline:
 
 
 def train_teacher(
-    work: Path, autoencoder: AutoencoderKL, *, num_steps: int = 4500, num_pictures: int = 80_000, seed: int = 0
+    work: Path,
+    autoencoder: AutoencoderKL,
+    *,
+    num_steps: int = 2250,
+    num_pictures: int = 60_000,
+    seed: int = 0,
+    start: Sd3Family | None = None,
 ) -> Sd3Family:
     """Trains, or goes on training, transformer and text encoders together; checkpoints lie in ``work``.
 
+    Without a checkpoint it begins with the networks of ``start``, or with fresh ones.
     Loss: mean squared error of the velocity (E2) at x_sigma (E1), sigma logit-normal and then shifted (E6).
     """
     dataset = encoded_pictures(autoencoder, work / "latents.pt", num_pictures=num_pictures, seed=seed)
     torch.manual_seed(seed)
-    family = Sd3Family(new_pipeline(autoencoder), max_sequence_length=0)
+    family = start or Sd3Family(new_pipeline(autoencoder), max_sequence_length=0)
     pipeline = family.pipeline
     encoders = torch.nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2])
     modules = {"transformer": pipeline.transformer, "encoders": encoders}
