@@ -103,6 +103,7 @@ def _run(demo: _Demo, settings: Settings, console: Console, install: Any) -> Non
         "wall_s": time.monotonic() - demo.began,
         "start_up_s": stack.timings.seconds,
         "memory_peak_bytes": memory.peak_bytes,
+        "memory_peak_by_process": memory.peak,
         "reason": result.reason,
         "iterations": result.iterations,
         "training_s": result.elapsed_s,

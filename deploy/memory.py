@@ -14,29 +14,37 @@ from deploy.processes import stack_processes
 __all__ = ["MemoryWatch", "memory_bytes"]
 
 
-def memory_bytes(stack_id: str) -> int:
-    """Proportional set size of this process and of all processes of the stack; resident size where that is not told."""
-    total = 0
-    for process in (psutil.Process(), *stack_processes(stack_id)):
+def memory_bytes(stack_id: str) -> dict[str, int]:
+    """By name, of this process (`driver`) and of all processes of the stack: proportional set size, or resident size
+    where the system does not tell it. Processes of one name are added.
+    """
+    found: dict[str, int] = {}
+    own = psutil.Process()
+    for process in (own, *stack_processes(stack_id)):
         with contextlib.suppress(psutil.Error):
             told = process.memory_full_info()
-            total += getattr(told, "pss", told.rss)
-    return total
+            name = "driver" if process == own else process.name().partition(".")[0]
+            found[name] = found.get(name, 0) + getattr(told, "pss", told.rss)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
 
 class MemoryWatch:
-    """Looks every so many seconds, in a thread; `peak_bytes` is the most that was seen."""
+    """Looks every so many seconds, in a thread; `peak` is what was seen when the sum was largest."""
 
     def __init__(self, stack_id: str, *, every_s: float = 10.0) -> None:
         self._stack_id = stack_id
         self._every_s = every_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory watch", daemon=True)
-        self.peak_bytes = 0
+        self.peak: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self.peak.values())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -46,4 +54,6 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(self._every_s):
-            self.peak_bytes = max(self.peak_bytes, memory_bytes(self._stack_id))
+            now = memory_bytes(self._stack_id)
+            if sum(now.values()) > self.peak_bytes:
+                self.peak = now

@@ -70,14 +70,11 @@ def test_two_iterations_are_rewarded_by_real_oracles(stack: RunningStack, tmp_pa
     assert all(line["samples"]["scored"] > 0 and line["samples"]["failed"] == 0 for line in lines)
     assert all(0 <= reward <= 1 for line in lines for reward in line["rewards"].values())
     assert list((tmp_path / "smoke" / "checkpoints").glob("iteration-*"))
-    again = rewardmesh("train", "smoke", environment=stack.environment(tmp_path), timeout_s=600)
-    assert again.returncode == 0, again.stderr
-    assert len(metrics(tmp_path / "smoke")) == 2  # it was finished, and stays so
 
 
 def test_a_killed_training_worker_goes_on_from_its_checkpoint(stack: RunningStack, tmp_path: Path) -> None:
     log, folder = tmp_path / "log", tmp_path / "smoke"
-    arguments = ("train", "smoke", "--set", "run.iterations=5")
+    arguments = ("train", "smoke", "--set", "run.iterations=4")
     process = start(*arguments, environment=stack.environment(tmp_path), log=log)
     try:
         wait_for(lambda: len(metrics(folder)) >= 2, process=process, log=log, timeout_s=600)
@@ -88,7 +85,7 @@ def test_a_killed_training_worker_goes_on_from_its_checkpoint(stack: RunningStac
     finally:
         process.kill()
         process.wait(10)
-    assert [line["iteration"] for line in metrics(folder)] == [1, 2, 3, 4, 5]
+    assert [line["iteration"] for line in metrics(folder)] == [1, 2, 3, 4]
     assert json.loads((folder / "outcome.json").read_text())["reason"] == "finished"
 
 
