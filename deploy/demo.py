@@ -151,7 +151,7 @@ def _write_results(
     console.print()
     _say(console, markdown_table([before, after], difference=difference))
     overall = difference.overall
-    verdict = "risen" if difference.risen else "not shown to have risen"
+    verdict = "risen" if difference.risen else "not been shown to have risen"
     _say(
         console,
         f"held-out strict accuracy has {verdict}: {before.overall:.3f} → {after.overall:.3f}, difference "
