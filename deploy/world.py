@@ -49,7 +49,7 @@ def train_autoencoder(work: Work = _WORK, steps: Steps = 900, seed: Seed = 0) ->
 def train_teacher(
     work: Work = _WORK,
     to: To = WEIGHTS,
-    steps: Steps = 2250,
+    steps: Steps = 6000,
     pictures: int = 60_000,
     seed: Seed = 0,
     warm: Annotated[bool, typer.Option(help="Start from the finished weights, not from nothing.")] = False,

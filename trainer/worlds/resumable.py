@@ -45,7 +45,9 @@ class ResumableTraining:
         self.name, self.modules, self.schedule, self.folder, self.seed = name, modules, schedule, folder, seed
         self.step, self.seconds = 0, 0.0
         self._parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=schedule.learning_rate, weight_decay=0.01)
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         self._ema = [p.detach().clone() for p in self._parameters] if schedule.ema_decay else []
         self._load()
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
@@ -11,7 +15,7 @@ from torch import Tensor
 
 from trainer.diffusion.flow import add_noise, flow_velocity
 from trainer.diffusion.schedule import shift_sigma
-from trainer.models.sd3 import Sd3Family
+from trainer.models.sd3 import Conditioning, Sd3Family
 from trainer.worlds.resumable import ResumableTraining, Schedule
 from trainer.worlds.shapes.components import (
     FLOW_SHIFT,
@@ -48,7 +52,7 @@ def train_teacher(
     work: Path,
     autoencoder: AutoencoderKL,
     *,
-    num_steps: int = 2250,
+    num_steps: int = 6000,
     num_pictures: int = 60_000,
     seed: int = 0,
     start: Sd3Family | None = None,
@@ -61,7 +65,9 @@ def train_teacher(
     dataset = encoded_pictures(autoencoder, work / "latents.pt", num_pictures=num_pictures, seed=seed)
     torch.manual_seed(seed)
     family = start or Sd3Family(new_pipeline(autoencoder), max_sequence_length=0)
+    family.precision = torch.bfloat16
     pipeline = family.pipeline
+    transformer = _compiled(pipeline.transformer)
     encoders = torch.nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2])
     modules = {"transformer": pipeline.transformer, "encoders": encoders}
     for module in modules.values():
@@ -77,14 +83,10 @@ def train_teacher(
         tokens = torch.where(torch.rand(_BATCH, 1) < _CAPTION_DROPOUT, empty, ids[rows])
         sigma = shift_sigma(torch.randn(_BATCH).sigmoid(), shift=FLOW_SHIFT)
         noise = torch.randn_like(latents)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            predicted = pipeline.transformer(
-                hidden_states=add_noise(latents, noise, sigma),
-                timestep=1000 * sigma,
-                **_conditioning(pipeline, tokens),
-                return_dict=False,
-            )[0]
-        return {"loss": (predicted.float() - flow_velocity(latents, noise)).square().mean()}
+        with family.autocast():
+            cond = _conditioning(pipeline, tokens)
+        predicted = family.velocity(transformer, add_noise(latents, noise, sigma), sigma, cond)
+        return {"loss": (predicted - flow_velocity(latents, noise)).square().mean()}
 
     training.run(loss_at)
     training.use_average()
@@ -100,10 +102,16 @@ def _token_ids(pipeline: StableDiffusion3Pipeline, captions: list[str]) -> Tenso
     return torch.as_tensor(encoded.input_ids)[torch.tensor([row[c] for c in captions])]
 
 
-def _conditioning(pipeline: StableDiffusion3Pipeline, ids: Tensor) -> dict[str, Tensor]:
+def _conditioning(pipeline: StableDiffusion3Pipeline, ids: Tensor) -> Conditioning:
     """What ``encode_prompt`` computes, with gradient: both encoders' penultimate states side by side, and no T5."""
     outputs = [e(ids, output_hidden_states=True) for e in (pipeline.text_encoder, pipeline.text_encoder_2)]
-    return {
-        "encoder_hidden_states": torch.cat([o.hidden_states[-2] for o in outputs], dim=-1),
-        "pooled_projections": torch.cat([o[0] for o in outputs], dim=-1),
-    }
+    return Conditioning(
+        tokens=torch.cat([o.hidden_states[-2] for o in outputs], dim=-1),
+        pooled=torch.cat([o[0] for o in outputs], dim=-1),
+    )
+
+
+def _compiled(transformer: torch.nn.Module) -> Callable[..., Any]:
+    """The transformer with its small operations fused, a quarter faster; as it is where no C++ compiler is found."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    return torch.compile(transformer) if compiler else transformer
