@@ -69,7 +69,7 @@ def train_teacher(
 
 
 @app.command()
-def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 240, seed: Seed = 0) -> None:
+def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 250, seed: Seed = 0) -> None:
     """Distil the 4-step student from the teacher, by TDM."""
     from trainer.worlds.shapes.distill import distil as train
 
@@ -80,7 +80,9 @@ def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 240, seed: Seed 
 
 
 @app.command()
-def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 360, groups: int = 512, seed: Seed = 0) -> None:
+def fit_surrogate(
+    work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 1000, groups: int = 1500, seed: Seed = 0
+) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
     from deploy.oracles_in_process import OraclesInProcess
     from trainer.algorithms.surrogates import ValueSurrogate
@@ -144,10 +146,12 @@ def _write_grid(file: Path, pictures: Any, per_kind: int) -> None:
 
 
 def _family(folder: Path) -> Sd3Family:
-    from trainer.models.sd3 import Sd3Family
+    import torch
+
+    from trainer.models.sd3 import Sd3Family, native_precision
 
     try:
-        return Sd3Family.load(folder)
+        return Sd3Family.load(folder, precision=native_precision(torch.device("cpu")))
     except FileNotFoundError as error:
         raise WeightsMissing(str(error), str(folder), "`rewardmesh world train-teacher`") from error
 

@@ -173,8 +173,10 @@ class AlgorithmRecipe(RecipeSection):
     """The student."""
     batch_size: int = Field(default=96, ge=1, le=65536)
     """Samples in an update, on each worker; rounded down to whole groups."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the networks' forwards (autocast); differences of denoising errors are always float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the networks' forwards (autocast); differences of denoising errors are always float32.
+
+    auto: bfloat16 where the device multiplies in it by itself, float32 elsewhere."""
 
     @model_validator(mode="after")
     def _preference_has_no_bank(self) -> Self:

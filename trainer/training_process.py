@@ -23,7 +23,7 @@ from trainer.algorithms.interface import Algorithm
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.buffer_feedback import BufferFeedback
 from trainer.feedback import Feedback
-from trainer.models.sd3 import Sd3Family
+from trainer.models.sd3 import Sd3Family, native_precision
 from trainer.recipe import Recipe
 from trainer.recipe_sections import FeedbackSettings
 from trainer.rollouts import Decode, Prompt, seed_for
@@ -81,7 +81,8 @@ def with_absolute_folder(recipe: Recipe) -> Recipe:
 
 def load_family(recipe: Recipe, *, device: torch.device) -> Sd3Family:
     """The pretrained pipeline. Raises WeightsMissing if there is none in the folder."""
-    precision = torch.bfloat16 if recipe.algorithm.precision == "bfloat16" else torch.float32
+    asked = recipe.algorithm.precision
+    precision = native_precision(device) if asked == "auto" else getattr(torch, asked)
     try:
         return Sd3Family.load(model_folder(recipe), device=device, precision=precision)
     except FileNotFoundError as error:

@@ -89,6 +89,15 @@ def test_a_killed_training_worker_goes_on_from_its_checkpoint(stack: RunningStac
     assert json.loads((folder / "outcome.json").read_text())["reason"] == "finished"
 
 
+def test_two_training_workers_learn_as_one(stack: RunningStack, tmp_path: Path) -> None:
+    ended = rewardmesh("train", "smoke", "--workers", "2", environment=stack.environment(tmp_path), timeout_s=600)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    lines = metrics(tmp_path / "smoke")
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert [line["samples"]["scored"] for line in lines] == [8, 8]  # two groups of four, one from each worker
+    assert {path.name for path in (tmp_path / "smoke" / "store").iterdir()} == {"rank-0", "rank-1"}
+
+
 def test_the_trainer_of_the_compose_file_trains(stack: RunningStack) -> None:
     trainer = LocalService("trainer", folder=stack.folder, ports={**any_ports(), "6379": stack.redis.ports["6379"]})
     trainer.start()

@@ -20,6 +20,7 @@ def adam(network: nn.Module, settings: AdamSettings) -> torch.optim.AdamW:
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
 
 

@@ -220,6 +220,16 @@ class Sd3Family:
         (folder / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
 
 
+def native_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies in it by itself, else float32: emulated, it would be slower."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # torch before it had the function: float32
+        native = any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
 def read_sampling(folder: Path) -> dict[str, Any]:
     """What ``sampling.json`` of a pipeline folder says; nothing where there is none."""
     file = folder / SAMPLING_FILE

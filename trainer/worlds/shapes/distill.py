@@ -27,7 +27,7 @@ _FAKE_SCORE_UPDATES = 2
 """Of the fake score for one of the student: it must stay ahead."""
 
 
-def distil(work: Path, family: Sd3Family, *, num_steps: int = 240, seed: int = 0) -> Tdm:
+def distil(work: Path, family: Sd3Family, *, num_steps: int = 250, seed: int = 0) -> Tdm:
     """Trains, or goes on training, student and fake score; the checkpoint lies in ``work``.
 
     Each step samples one trajectory for each of ``batch_size`` random training prompts, balanced by kind, and learns
