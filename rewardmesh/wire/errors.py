@@ -15,6 +15,12 @@
     ├── StreamError              what a caller asked of a stream
     │   ├── StaleClaim               the lease was lost to another consumer
     │   └── UnknownGroup             never enqueued, or already forgotten
+    ├── AccessError              what a token may not do
+    │   ├── TokenRefused             no token, an unknown one, an expired one, a revoked one
+    │   ├── ScopeMissing             the token is good, but not for this
+    │   └── RateExceeded             (retryable) it asked more often than it may
+    ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
+    ├── GatewayUnavailable       (retryable) the gateway does not answer
     └── OracleError              the service that turns pictures into rewards
         ├── OracleUnavailable        (retryable) it does not answer, or says that it is busy
         ├── OracleTimeout            (retryable) it did not answer in time
@@ -28,12 +34,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AccessError",
     "BufferFault",
     "BufferFull",
     "BufferMisconfigured",
     "BufferUnavailable",
     "CheckpointCorrupt",
     "ChecksMissing",
+    "GatewayUnavailable",
     "OracleError",
     "OracleRejected",
     "OracleTimeout",
@@ -41,10 +49,14 @@ __all__ = [
     "PictureRejected",
     "PortInUse",
     "ProtocolError",
+    "RateExceeded",
     "RecipeError",
+    "RegistrationRefused",
     "RewardmeshError",
+    "ScopeMissing",
     "StaleClaim",
     "StreamError",
+    "TokenRefused",
     "UnknownGroup",
     "WeightsMissing",
 ]
@@ -124,6 +136,38 @@ class StaleClaim(StreamError):
 
 class UnknownGroup(StreamError):
     """The group was never enqueued, or was forgotten."""
+
+
+class AccessError(RewardmeshError):
+    """A token may not do what was asked."""
+
+
+class TokenRefused(AccessError):
+    """There is no token, or it is unknown, expired or revoked."""
+
+
+class ScopeMissing(AccessError):
+    """The token is good, but its scopes do not allow this."""
+
+
+class RateExceeded(AccessError):
+    """The token asked more often than it may; `retry_after_s` says when to come back."""
+
+    retryable = True
+    retry_after_s: int = 1
+
+
+class RegistrationRefused(RewardmeshError):
+    """An oracle that cannot be registered, or changed, like that. What to do may be a report of several lines."""
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.which}): {self.what_to_do}"
+
+
+class GatewayUnavailable(RewardmeshError):
+    """The gateway does not answer."""
+
+    retryable = True
 
 
 class OracleError(RewardmeshError):

@@ -9,6 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "GATEWAY_AUDIT",
+    "GATEWAY_GROUP",
+    "GATEWAY_INFOS",
+    "GATEWAY_RATE",
+    "GATEWAY_TOKENS",
     "KEY_KINDS",
     "LOG_FIELDS",
     "METRICS",
@@ -23,6 +28,11 @@ __all__ = [
 
 REGISTRY_ORACLES: Final = "rm:registry:oracles"  # hash: name -> OracleEndpoint as JSON
 REGISTRY_RUNS: Final = "rm:registry:runs"  # set of run ids
+GATEWAY_TOKENS: Final = "rm:gateway:tokens"  # hash: token id -> what it may, and the digest of its secret, as JSON
+GATEWAY_AUDIT: Final = "rm:gateway:audit"  # stream: one entry a change; trimmed
+GATEWAY_INFOS: Final = "rm:gateway:infos"  # hash: oracle -> what it said about itself when it was registered
+GATEWAY_RATE: Final = "rm:gateway:rate:{}"  # string by token id: when its next request is due; expires
+GATEWAY_GROUP: Final = "rm:gateway:group:{}:{}"  # set by team and group: the oracles that took it; expires
 WORKERS: Final = "workers"  # the one consumer group of every stream
 
 RUN_KEYS: Final[dict[str, str]] = {

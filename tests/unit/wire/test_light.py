@@ -45,7 +45,9 @@ def test_the_error_tree_is_the_one_drawn() -> None:
         assert issubclass(kind, RewardmeshError)
         assert f"─ {name} " in (errors.__doc__ or "") or kind is RewardmeshError, name
     retryable = {name for name in errors.__all__ if getattr(errors, name).retryable}
-    assert retryable == {"BufferUnavailable", "OracleUnavailable", "OracleTimeout"}
+    assert retryable == {
+        "BufferUnavailable", "GatewayUnavailable", "OracleTimeout", "OracleUnavailable", "RateExceeded",
+    }  # fmt: skip
 
 
 def test_an_error_is_one_line_that_says_what_which_and_what_to_do() -> None:
