@@ -8,13 +8,16 @@
     ├── ProtocolError            a message that does not have the protocol's shape
     ├── PortInUse                somebody else listens there
     ├── CheckpointCorrupt        a checkpoint or store whose checksum does not hold
+    ├── UnknownOracle            no oracle of that name is registered
     ├── BufferFault             the server that carries samples
     │   ├── BufferUnavailable        (retryable) it does not answer
     │   ├── BufferMisconfigured      it would lose what it acknowledged, or is too old
     │   └── BufferFull               an oracle's byte budget is spent
     ├── StreamError              what a caller asked of a stream
     │   ├── StaleClaim               the lease was lost to another consumer
-    │   └── UnknownGroup             never enqueued, or already forgotten
+    │   ├── UnknownGroup             never enqueued, or already forgotten
+    │   ├── UnknownLetter            no dead letter of that id
+    │   └── PictureGone              pushed out by younger ones; nothing can be asked about it again
     └── OracleError              the service that turns pictures into rewards
         ├── OracleUnavailable        (retryable) it does not answer, or says that it is busy
         ├── OracleTimeout            (retryable) it did not answer in time
@@ -38,6 +41,7 @@ __all__ = [
     "OracleRejected",
     "OracleTimeout",
     "OracleUnavailable",
+    "PictureGone",
     "PictureRejected",
     "PortInUse",
     "ProtocolError",
@@ -46,6 +50,8 @@ __all__ = [
     "StaleClaim",
     "StreamError",
     "UnknownGroup",
+    "UnknownLetter",
+    "UnknownOracle",
     "WeightsMissing",
 ]
 
@@ -96,6 +102,10 @@ class CheckpointCorrupt(RewardmeshError):
     """A checkpoint or a store that does not match its checksum."""
 
 
+class UnknownOracle(RewardmeshError):
+    """No oracle of that name is registered."""
+
+
 class BufferFault(RewardmeshError):
     """Something about the server that carries samples."""
 
@@ -124,6 +134,14 @@ class StaleClaim(StreamError):
 
 class UnknownGroup(StreamError):
     """The group was never enqueued, or was forgotten."""
+
+
+class UnknownLetter(StreamError):
+    """There is no dead letter of that id: it was requeued, discarded, or pushed out by younger ones."""
+
+
+class PictureGone(StreamError):
+    """The picture of a dead letter was pushed out by younger ones."""
 
 
 class OracleError(RewardmeshError):

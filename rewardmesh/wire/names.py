@@ -14,8 +14,10 @@ __all__ = [
     "METRICS",
     "REGISTRY_ORACLES",
     "REGISTRY_RUNS",
+    "REGISTRY_SECRETS",
     "RUN_KEYS",
     "WORKERS",
+    "breaker_key",
     "prefix",
     "run_key",
     "text",
@@ -23,6 +25,7 @@ __all__ = [
 
 REGISTRY_ORACLES: Final = "rm:registry:oracles"  # hash: name -> OracleEndpoint as JSON
 REGISTRY_RUNS: Final = "rm:registry:runs"  # set of run ids
+REGISTRY_SECRETS: Final = "rm:registry:secrets"  # hash: name of an oracle -> the bearer token that we send to it
 WORKERS: Final = "workers"  # the one consumer group of every stream
 
 RUN_KEYS: Final[dict[str, str]] = {
@@ -65,6 +68,11 @@ METRICS: Final[dict[str, str]] = {
 
 #: Fields of structured logs that identify what a line is about.
 LOG_FIELDS: Final = ("run_id", "group_id", "sample_id", "oracle", "policy_version", "iteration")
+
+
+def breaker_key(oracle: str) -> str:
+    """Hash of an oracle's circuit breaker; absent while it is closed and the last call succeeded."""
+    return f"rm:registry:breaker:{oracle}"
 
 
 def prefix(run_id: str) -> str:
