@@ -114,7 +114,8 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
         try:
             for info in infos:
                 url = oracle_url(serve_url, info.name)
-                await Registry(client).put_oracle(OracleEndpoint(name=info.name, url=url, max_batch=info.max_batch))
+                endpoint = OracleEndpoint(name=info.name, url=url, version=info.version, max_batch=info.max_batch)
+                await Registry(client).put_oracle(endpoint)
         finally:
             await client.aclose()
 

@@ -100,7 +100,9 @@ class Worker:
     async def _discover(self) -> None:
         """Makes the pumps those that the registry asks for."""
         runs = set(await self._registry.runs())
-        endpoints = {endpoint.name: endpoint for endpoint in await self._registry.oracles() if not endpoint.paused}
+        endpoints = {
+            endpoint.name: endpoint for endpoint in await self._registry.oracles() if endpoint.state == "active"
+        }
         for name, link in list(self._links.items()):
             if endpoints.get(name) != link.endpoint:
                 self._retire(oracle=name)

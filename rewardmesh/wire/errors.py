@@ -8,6 +8,7 @@
     ├── ProtocolError            a message that does not have the protocol's shape
     ├── PortInUse                somebody else listens there
     ├── CheckpointCorrupt        a checkpoint or store whose checksum does not hold
+    ├── UnknownOracle            no oracle of that name is registered
     ├── BufferFault             the server that carries samples
     │   ├── BufferUnavailable        (retryable) it does not answer
     │   ├── BufferMisconfigured      it would lose what it acknowledged, or is too old
@@ -21,6 +22,9 @@
     │   └── RateExceeded             (retryable) it asked more often than it may
     ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
     ├── GatewayUnavailable       (retryable) the gateway does not answer
+    │   ├── UnknownGroup             never enqueued, or already forgotten
+    │   ├── UnknownLetter            no dead letter of that id
+    │   └── PictureGone              pushed out by younger ones; nothing can be asked about it again
     └── OracleError              the service that turns pictures into rewards
         ├── OracleUnavailable        (retryable) it does not answer, or says that it is busy
         ├── OracleTimeout            (retryable) it did not answer in time
@@ -46,6 +50,7 @@ __all__ = [
     "OracleRejected",
     "OracleTimeout",
     "OracleUnavailable",
+    "PictureGone",
     "PictureRejected",
     "PortInUse",
     "ProtocolError",
@@ -58,6 +63,8 @@ __all__ = [
     "StreamError",
     "TokenRefused",
     "UnknownGroup",
+    "UnknownLetter",
+    "UnknownOracle",
     "WeightsMissing",
 ]
 
@@ -106,6 +113,10 @@ class PortInUse(RewardmeshError):
 
 class CheckpointCorrupt(RewardmeshError):
     """A checkpoint or a store that does not match its checksum."""
+
+
+class UnknownOracle(RewardmeshError):
+    """No oracle of that name is registered."""
 
 
 class BufferFault(RewardmeshError):
@@ -168,6 +179,12 @@ class GatewayUnavailable(RewardmeshError):
     """The gateway does not answer."""
 
     retryable = True
+class UnknownLetter(StreamError):
+    """There is no dead letter of that id: it was requeued, discarded, or pushed out by younger ones."""
+
+
+class PictureGone(StreamError):
+    """The picture of a dead letter was pushed out by younger ones."""
 
 
 class OracleError(RewardmeshError):

@@ -19,8 +19,10 @@ __all__ = [
     "METRICS",
     "REGISTRY_ORACLES",
     "REGISTRY_RUNS",
+    "REGISTRY_SECRETS",
     "RUN_KEYS",
     "WORKERS",
+    "breaker_key",
     "prefix",
     "run_key",
     "text",
@@ -33,6 +35,7 @@ GATEWAY_AUDIT: Final = "rm:gateway:audit"  # stream: one entry a change; trimmed
 GATEWAY_INFOS: Final = "rm:gateway:infos"  # hash: oracle -> what it said about itself when it was registered
 GATEWAY_RATE: Final = "rm:gateway:rate:{}"  # string by token id: when its next request is due; expires
 GATEWAY_GROUP: Final = "rm:gateway:group:{}:{}"  # set by team and group: the oracles that took it; expires
+REGISTRY_SECRETS: Final = "rm:registry:secrets"  # hash: name of an oracle -> the bearer token that we send to it
 WORKERS: Final = "workers"  # the one consumer group of every stream
 
 RUN_KEYS: Final[dict[str, str]] = {
@@ -75,6 +78,11 @@ METRICS: Final[dict[str, str]] = {
 
 #: Fields of structured logs that identify what a line is about.
 LOG_FIELDS: Final = ("run_id", "group_id", "sample_id", "oracle", "policy_version", "iteration")
+
+
+def breaker_key(oracle: str) -> str:
+    """Hash of an oracle's circuit breaker; absent while it is closed and the last call succeeded."""
+    return f"rm:registry:breaker:{oracle}"
 
 
 def prefix(run_id: str) -> str:

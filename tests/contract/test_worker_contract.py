@@ -274,7 +274,7 @@ async def test_changes_of_the_registry_are_picked_up(world: World, oracle: Oracl
         await world.stream.enqueue(group_of("g1"), oracles=["object_count"])
         await completed(world.stream, "g1")
 
-        await world.registry.put_oracle(endpoint_of(oracle, paused=True))
+        await world.registry.put_oracle(endpoint_of(oracle, state="paused"))
         await until(lambda: worker.pumps == [])
         await asyncio.sleep(2 * FAST.claim_wait_s + 0.3)  # a claim that was already waiting
         await world.stream.enqueue(group_of("g2"), oracles=["object_count"])
