@@ -31,6 +31,7 @@ from deploy.embedded_server import EmbeddedServer, find_server
 from reward_workers.client import OracleClient
 from reward_workers.process import worker_on_server
 from reward_workers.settings import WorkerSettings
+from rewardmesh.kit.app import build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.codec import choose_media_type, encode_picture
@@ -39,7 +40,6 @@ from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Claim, Group, PendingSample, Stream
 from rewardmesh.wire.telemetry import configure_logging
-from services.app import build_app
 from services.catalogue import ORACLES, make_oracle
 from trainer.worlds.shapes.prompts import heldout_prompts
 from trainer.worlds.shapes.render import render, scene_for

@@ -8,7 +8,7 @@
             return [Scored(sample_id=one.sample.sample_id, reward=float(one.picture[..., 2].mean() / 255))
                     for one in batch]
 
-`services.app.build_app(Blueness())` serves it. `score` is called from one thread at a time.
+`rewardmesh.kit.app.build_app(Blueness())` serves it. `score` is called from one thread at a time.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from rewardmesh.kit.app import build_app
 from rewardmesh.wire.codec import PNG, encode_picture
 from rewardmesh.wire.messages import (
     Checks,
@@ -26,7 +27,6 @@ from rewardmesh.wire.messages import (
     ScoreFailure,
     ScoreItem,
 )
-from services.app import build_app
 from tests.architecture.repository import read
 
 DOCUMENT = read(Path("docs/protocol.md"))

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from fastapi import Request
 from pydantic import ValidationError
 
+from rewardmesh.kit.multipart import split_parts
 from rewardmesh.wire.messages import ScoreBatch
 from rewardmesh.wire.strict_json import dump_json, load_json
-from services.multipart import split_parts
 
 __all__ = ["Refused", "ScoreCall", "read_call"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from rewardmesh.kit.app import AppLimits, build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result
 from rewardmesh.wire.codec import PNG, encode_picture, raw_media_type
 from rewardmesh.wire.messages import OracleInfo, Scored, ScoreFailure
-from services.app import AppLimits, build_app
 from tests.unit.services.asking import GREY, batch, inline, multipart, parts, reply_of, sample
 
 RAW = raw_media_type(8, 8)

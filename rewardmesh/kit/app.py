@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request, Response
 
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result, failed
+from rewardmesh.kit.request import Refused, ScoreCall, read_call
 from rewardmesh.wire.codec import MAX_BYTES, MAX_PIXELS, decode_picture
 from rewardmesh.wire.errors import PictureRejected
 from rewardmesh.wire.messages import OracleInfo, ScoreBatch, ScoreBatchReply, Scored, ScoreItem
 from rewardmesh.wire.strict_json import dump_json
-from services.request import Refused, ScoreCall, read_call
 
 __all__ = ["AppLimits", "build_app"]
 
