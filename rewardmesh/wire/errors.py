@@ -6,6 +6,7 @@
     ├── PictureRejected          bytes that are no picture, or too large to open
     ├── ChecksMissing            a prompt says nothing that this oracle could verify
     ├── ProtocolError            a message that does not have the protocol's shape
+    ├── AddressRefused           a URL that this deployment does not call
     ├── PortInUse                somebody else listens there
     ├── CheckpointCorrupt        a checkpoint or store whose checksum does not hold
     ├── UnknownOracle            no oracle of that name is registered
@@ -15,16 +16,15 @@
     │   └── BufferFull               an oracle's byte budget is spent
     ├── StreamError              what a caller asked of a stream
     │   ├── StaleClaim               the lease was lost to another consumer
-    │   └── UnknownGroup             never enqueued, or already forgotten
+    │   ├── UnknownGroup             never enqueued, or already forgotten
+    │   ├── UnknownLetter            no dead letter of that id
+    │   └── PictureGone              pushed out by younger ones; nothing can be asked about it again
     ├── AccessError              what a token may not do
     │   ├── TokenRefused             no token, an unknown one, an expired one, a revoked one
     │   ├── ScopeMissing             the token is good, but not for this
     │   └── RateExceeded             (retryable) it asked more often than it may
     ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
     ├── GatewayUnavailable       (retryable) the gateway does not answer
-    │   ├── UnknownGroup             never enqueued, or already forgotten
-    │   ├── UnknownLetter            no dead letter of that id
-    │   └── PictureGone              pushed out by younger ones; nothing can be asked about it again
     └── OracleError              the service that turns pictures into rewards
         ├── OracleUnavailable        (retryable) it does not answer, or says that it is busy
         ├── OracleTimeout            (retryable) it did not answer in time
@@ -39,6 +39,7 @@ from typing import ClassVar
 
 __all__ = [
     "AccessError",
+    "AddressRefused",
     "BufferFault",
     "BufferFull",
     "BufferMisconfigured",
@@ -105,6 +106,10 @@ class ChecksMissing(RewardmeshError):
 
 class ProtocolError(RewardmeshError):
     """A message that does not have the protocol's shape."""
+
+
+class AddressRefused(RewardmeshError):
+    """A URL whose address is not public and not in an allowed network, or that is not plain http(s)."""
 
 
 class PortInUse(RewardmeshError):
@@ -179,6 +184,8 @@ class GatewayUnavailable(RewardmeshError):
     """The gateway does not answer."""
 
     retryable = True
+
+
 class UnknownLetter(StreamError):
     """There is no dead letter of that id: it was requeued, discarded, or pushed out by younger ones."""
 

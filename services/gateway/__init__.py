@@ -3,9 +3,11 @@
 tokens       who may do what, and how often
 audit        one line a change
 gate         what every request passes before any route: token, rate, size
+openapi      the document, where FastAPI cannot know
 answers      what is sent back: one shape of error, and the status of each
 context      what all routes share
-oracles      register, list, change, remove
+registering  oracles: probe, register, change, remove
+oracles      the same, as routes
 scoring      pictures in, results out
 late         answers of deferred oracles
 dead_letters what failed for good
