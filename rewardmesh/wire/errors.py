@@ -6,6 +6,7 @@
     ├── PictureRejected          bytes that are no picture, or too large to open
     ├── ChecksMissing            a prompt says nothing that this oracle could verify
     ├── ProtocolError            a message that does not have the protocol's shape
+    ├── AddressRefused           a URL that this deployment does not call
     ├── PortInUse                somebody else listens there
     ├── CheckpointCorrupt        a checkpoint or store whose checksum does not hold
     ├── BufferFault             the server that carries samples
@@ -28,6 +29,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AddressRefused",
     "BufferFault",
     "BufferFull",
     "BufferMisconfigured",
@@ -86,6 +88,10 @@ class ChecksMissing(RewardmeshError):
 
 class ProtocolError(RewardmeshError):
     """A message that does not have the protocol's shape."""
+
+
+class AddressRefused(RewardmeshError):
+    """A URL whose address is not public and not in an allowed network, or that is not plain http(s)."""
 
 
 class PortInUse(RewardmeshError):
