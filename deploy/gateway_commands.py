@@ -48,7 +48,7 @@ def _on_buffer(call: Callable[[Gateway], Awaitable[T]]) -> T:
         raise RewardmeshError("no stack runs here", str(settings.run_root), "set REDIS_URL, or start `rewardmesh up`")
 
     async def run() -> T:
-        async with open_gateway(url, OutgoingPolicy.parse(settings.allowed_networks)) as gateway:
+        async with open_gateway(url, OutgoingPolicy.parse(settings.outgoing_networks)) as gateway:
             return await call(gateway)
 
     return asyncio.run(run())
@@ -202,7 +202,7 @@ def check_oracle(url: Url, deadline_s: Annotated[float, typer.Option(min=0.1)] =
     from rewardmesh.kit.conformance import check_conformance
     from rewardmesh.wire.outgoing import OutgoingPolicy, open_client
 
-    policy = OutgoingPolicy.parse(load_settings().allowed_networks)
+    policy = OutgoingPolicy.parse(load_settings().outgoing_networks)
 
     async def run() -> Any:
         async with open_client(policy, timeout=httpx.Timeout(deadline_s)) as http:

@@ -32,11 +32,12 @@ __all__ = [
 
 ORACLES = ("object_count", "ocr_spelling")
 WORKERS = "reward_workers"
+GATEWAY = "gateway"
 
 
 def import_early() -> None:
     """Imports what the driver needs later, while a local Ray starts in processes of its own."""
-    for module in ("ray.serve", "services.serve", "reward_workers.serve"):
+    for module in ("ray.serve", "services.serve", "services.gateway.serve", "reward_workers.serve"):
         importlib.import_module(module)
 
 
@@ -46,18 +47,21 @@ def oracle_url(serve_url: str, name: str) -> str:
 
 
 def applications(settings: Settings, *, redis_url: str) -> list[ServedApplication]:
-    """The oracles and the reward workers, as Serve applications. Deploys nothing."""
+    """The oracles, the reward workers and the gateway, as Serve applications. Deploys nothing."""
     from reward_workers.serve import worker_application
     from reward_workers.settings import WorkerSettings
+    from services.gateway.serve import GatewaySettings, gateway_application
     from services.serve import OraclesSettings, oracle_applications
 
     workers = WorkerSettings(redis_url=redis_url, replicas=settings.num_reward_workers)
+    gateway = GatewaySettings(redis_url=redis_url, allowed_networks=settings.outgoing_networks)
     return [
         *(
             ServedApplication(one.name, one.application, one.route_prefix)
             for one in oracle_applications(OraclesSettings(redis_url=redis_url))
         ),
         ServedApplication(WORKERS, worker_application(workers), None),
+        ServedApplication(GATEWAY, gateway_application(gateway), f"/{GATEWAY}"),
     ]
 
 

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://\S+$")]
-Secret = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$", repr=False)]
+Secret = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
 
 
 class OracleLimits(Message):
@@ -64,7 +64,7 @@ class Registration(OracleLimits):
     name: Name | None = None
     dialect: Literal["rewardmesh", "flow_factory", "openrlhf", "openai_judge", "kserve"] = "rewardmesh"
     options: dict[str, Any] = Field(default_factory=dict)
-    secret: Secret | None = None
+    secret: Secret | None = Field(default=None, repr=False)
 
 
 class OracleChange(OracleLimits):
@@ -72,7 +72,7 @@ class OracleChange(OracleLimits):
 
     url: Url | None = None
     state: Literal["active", "paused", "draining"] | None = None
-    secret: Secret | None = None
+    secret: Secret | None = Field(default=None, repr=False)
 
 
 class BreakerView(Message):
