@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from rewardmesh.kit.client import Client
+    from rewardmesh.kit.function import oracle
+    from rewardmesh.kit.oracle import Oracle
 
-__all__ = ["Client", "__version__"]
+__all__ = ["Client", "Oracle", "__version__", "oracle"]
 
 __version__ = "0.1.0"
 
 _HOMES: Final = {
     "Client": "rewardmesh.kit.client",
+    "Oracle": "rewardmesh.kit.oracle",
+    "oracle": "rewardmesh.kit.function",
 }
 
 
