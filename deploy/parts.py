@@ -51,7 +51,9 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     from reward_workers.settings import WorkerSettings
     from services.serve import OraclesSettings, oracle_applications
 
-    workers = WorkerSettings(redis_url=redis_url, replicas=settings.num_reward_workers)
+    workers = WorkerSettings(
+        redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
+    )
     return [
         *(
             ServedApplication(one.name, one.application, one.route_prefix)

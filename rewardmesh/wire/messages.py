@@ -233,6 +233,8 @@ class OracleEndpoint(Message):
 
     name: Name
     url: str = Field(pattern=r"^https?://\S+$")
+    dialect: Literal["rewardmesh", "flow_factory", "openrlhf", "openai_judge", "kserve"] = "rewardmesh"
+    options: dict[str, Any] = {}
     max_batch: Count = Field(ge=1)
     concurrency: Count = Field(default=1, ge=1)
     deadline_s: Number = Field(default=30.0, gt=0)
