@@ -16,6 +16,7 @@ def answer(*rewards: float) -> bytes:
     return json.dumps({"oracle": "theirs", "version": "1", "results": results}).encode()
 
 
+@pytest.mark.timeout(300)
 def test_no_bad_answer_gets_through() -> None:
     became, through = try_many(60)
     assert through == []
