@@ -176,7 +176,9 @@ async def pictures_a_second(
         for endpoint in endpoints:
             await registry.put_oracle(endpoint)
         await registry.put_run(run_id)
-        async with worker_on_server(WorkerSettings(redis_url=redis_url, drain_s=0.1)) as worker:
+        async with worker_on_server(
+            WorkerSettings(redis_url=redis_url, drain_s=0.1, allowed_networks="127.0.0.0/8")
+        ) as worker:
             working = asyncio.create_task(worker.run())
             try:
                 rate = await _rate(stream, num_groups)

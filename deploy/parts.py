@@ -53,7 +53,9 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     from services.gateway.serve import GatewaySettings, gateway_application
     from services.serve import OraclesSettings, oracle_applications
 
-    workers = WorkerSettings(redis_url=redis_url, replicas=settings.num_reward_workers)
+    workers = WorkerSettings(
+        redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
+    )
     gateway = GatewaySettings(redis_url=redis_url, allowed_networks=settings.outgoing_networks)
     return [
         *(

@@ -24,6 +24,7 @@ from reward_workers.policy import RetryPolicy, backoff_s
 from reward_workers.settings import WorkerSettings
 from rewardmesh.wire.errors import OracleError, ProtocolError
 from rewardmesh.wire.messages import OracleEndpoint
+from rewardmesh.wire.outgoing import OutgoingPolicy
 from rewardmesh.wire.stream import Claim
 from rewardmesh.wire.telemetry import get_logger
 
@@ -52,7 +53,10 @@ class OracleLink:
         self._meter = meter
         self._rng = rng
         self._client = OracleClient(
-            endpoint, max_reply_bytes=settings.max_reply_bytes, connect_timeout_s=settings.connect_timeout_s
+            endpoint,
+            policy=OutgoingPolicy.parse(settings.allowed_networks),
+            max_reply_bytes=settings.max_reply_bytes,
+            connect_timeout_s=settings.connect_timeout_s,
         )
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._trial = asyncio.Lock()

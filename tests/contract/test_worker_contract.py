@@ -357,3 +357,19 @@ async def test_an_oracle_that_comes_back_is_used_again(world: World) -> None:
         async with server:
             outcome = await completed(world.stream, "g1")
     assert all(isinstance(result, Scored) for result in outcome.results.values())
+
+
+async def test_an_oracle_at_an_address_that_is_not_allowed_fails_for_good(world: World) -> None:
+    settings = FAST.model_copy(update={"allowed_networks": "10.0.0.0/8"})
+    async with OracleServer() as oracle:
+        await world.registry.put_oracle(endpoint_of(oracle))
+        await world.registry.put_run("run")
+        await world.stream.enqueue(group_of("g1"), oracles=["object_count"])
+        async with working(world.worker(settings)):
+            outcome = await completed(world.stream, "g1")
+        assert oracle.calls == []
+    for result in outcome.results.values():
+        assert isinstance(result, ScoreFailure)
+        assert (result.code, result.retryable) == ("oracle_error", False)
+        assert "127.0.0.1" in result.detail
+        assert "name its network in REWARDMESH_ALLOWED_NETWORKS" in result.detail
