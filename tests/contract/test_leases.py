@@ -46,7 +46,7 @@ async def test_a_retry_waits_and_counts(open_stream: OpenStream, make_group: Mak
     stream = open_stream()
     await stream.enqueue(make_group(size=1), oracles=["count"])
     (claim,) = await take(stream)
-    args = {"claim": claim, "failure": failed(claim, "timeout")[1], "delay_s": 0.1}
+    args = {"claim": claim, "failure": failed(claim, "timeout")[1], "delay_s": 0.6}
     assert not await stream.retry("count", consumer="somebody", **args)
     assert await stream.retry("count", consumer="w1", **args)
     assert not await stream.retry("count", consumer="w1", **args)
