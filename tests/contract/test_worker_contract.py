@@ -161,8 +161,13 @@ async def test_a_call_longer_than_the_lease_keeps_it(world: World, oracle: Oracl
 
 
 async def test_concurrency_is_the_oracles_own(world: World, oracle: OracleServer) -> None:
+    three = asyncio.Event()
+
     async def slow(call: Call) -> Response:
-        await asyncio.sleep(0.7)
+        if oracle.now_asked == 3:
+            three.set()
+        await three.wait()
+        await asyncio.sleep(0.2)  # time for a fourth, if there were one
         return reply(call)
 
     oracle.answer = slow
