@@ -53,7 +53,7 @@ class WorkerSettings(BaseSettings):
     """Networks, beside public addresses, in which oracles are called; `REWARDMESH_ALLOWED_NETWORKS` is read too."""
 
     max_backoff_s: float = Field(default=30.0, gt=0)
-    """Ceiling of the backoff between attempts, and between calls to an oracle that fails as a whole."""
+    """Ceiling of the backoff between attempts. How long an oracle is left alone is its breaker's, in the registry."""
 
     buffer_patience_s: float = Field(default=120.0, gt=0)
     """How long the server may be away before the worker gives up and ends with an error."""

@@ -101,7 +101,7 @@ class Worker:
         """Makes the pumps those that the registry asks for."""
         runs = set(await self._registry.runs())
         endpoints = {
-            endpoint.name: endpoint for endpoint in await self._registry.oracles() if endpoint.state == "active"
+            endpoint.name: endpoint for endpoint in await self._registry.oracles() if endpoint.state != "paused"
         }
         for name, link in list(self._links.items()):
             if endpoints.get(name) != link.endpoint:
@@ -110,7 +110,9 @@ class Worker:
             self._retire(run_id=run_id)
         for name, endpoint in endpoints.items():
             if name not in self._links:
-                self._links[name] = OracleLink(endpoint, settings=self._settings, meter=self.meter, rng=self._rng)
+                self._links[name] = OracleLink(
+                    endpoint, registry=self._registry, settings=self._settings, meter=self.meter
+                )
         for run_id in runs - set(self._streams):
             self._streams[run_id] = await self._open_stream(run_id)
         for run_id, stream in self._streams.items():

@@ -53,7 +53,7 @@ KEY_KINDS: Final[dict[str, str]] = {
     "deferred": "sorted set by oracle: samples whose answer comes later, by deadline",
     "held": "sorted set by oracle: deferred samples whose picture is still kept, by time of deferral",
     "stat": "hash by oracle: bytes in use, duplicates",
-    "dead": "stream by oracle: failed samples; trimmed",
+    "dead": "stream by oracle: failed samples, by the ids of dead letters; trimmed",
     "deadpics": "hash by oracle: pictures of failed samples, by dead letter",
 }
 
@@ -66,10 +66,12 @@ METRICS: Final[dict[str, str]] = {
     "rewardmesh_stream_bytes": "picture bytes in use, by run and oracle",
     "rewardmesh_stream_oldest_pending_s": "age of the oldest unsettled sample, by run and oracle",
     "rewardmesh_stream_dead_letters": "failed samples kept, by run and oracle",
-    "rewardmesh_samples_settled": "outcomes recorded, by run, oracle and kind",
+    "rewardmesh_samples_settled": "outcomes recorded, by run, oracle, version and kind",
     "rewardmesh_samples_duplicate": "outcomes that were already there, by run and oracle",
     "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle and code",
-    "rewardmesh_oracle_latency_s": "seconds that one batch took over HTTP, by oracle",
+    "rewardmesh_oracle_latency_s": "seconds that one batch took over HTTP, by oracle and version",
+    "rewardmesh_oracle_batch_samples": "samples in one batch, by oracle and version",
+    "rewardmesh_oracle_calls_failed": "calls that failed as a whole, by oracle, version, code and breaker since",
     "rewardmesh_reward": "mean reward of an iteration, by run and oracle",
     "rewardmesh_reward_time_exposed_s": "seconds an iteration waited for rewards, by run",
     "rewardmesh_reward_time_hidden_s": "seconds of reward time that learning overlapped, by run",

@@ -149,5 +149,6 @@ async def test_the_server_says_what_it_is(client: Redis, server: Any) -> None:
 
 async def test_an_upload_that_expired_is_said(client: Redis, run_id: str) -> None:
     stream = open_redis_stream(client, run_id)
+    sample = ("s1", 10, "image/png", 0, "{}")
     with pytest.raises(BufferUnavailable, match="uploaded pictures are gone"):
-        await stream._call("enqueue", "g1", names.run_key(run_id, "stage", "gone"), 10, 1, "count", "s1", 10, 0, "{}")
+        await stream._call("enqueue", "g1", names.run_key(run_id, "stage", "gone"), 10, 1, "count", *sample)

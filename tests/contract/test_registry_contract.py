@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from rewardmesh.wire.breaker import BreakerState
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.errors import UnknownOracle
 from rewardmesh.wire.messages import BreakerBounds, OracleEndpoint, RetryBound
@@ -16,7 +17,8 @@ from rewardmesh.wire.registry import MemoryRegistry, OracleRegistry, Registry
 from tests.contract.conftest import SERVERS, Server
 
 OpenRegistry = Callable[[], OracleRegistry]
-BOUNDS = BreakerBounds(failures_to_open=2, open_s=0.2, max_open_s=0.5)
+LONG = BreakerBounds(failures_to_open=2, open_s=30, max_open_s=60)
+SHORT = BreakerBounds(failures_to_open=2, open_s=0.05, max_open_s=0.12)
 
 
 @pytest.fixture(params=["memory", *SERVERS])
@@ -38,16 +40,25 @@ def endpoint(name: str = "count", **more: Any) -> OracleEndpoint:
     return OracleEndpoint(name=name, url="http://127.0.0.1:8000/count", max_batch=16, **more)
 
 
-async def fail(registry: OracleRegistry, times: int, *, caller: str = "w1", **more: Any) -> Any:
+async def fail(
+    registry: OracleRegistry, times: int = 1, *, caller: str = "w1", bounds: BreakerBounds = SHORT, **more: Any
+) -> BreakerState:
     for _ in range(times):
-        state = await registry.breaker_failed("count", caller=caller, bounds=BOUNDS, **more)
+        state = await registry.breaker_failed("count", caller=caller, bounds=bounds, **more)
     return state
 
 
-async def opened(registry: OracleRegistry) -> None:
-    """A breaker that has just come to let somebody probe."""
-    await fail(registry, 2)
-    await asyncio.sleep(0.25)
+async def enter(registry: OracleRegistry, caller: str) -> bool:
+    return (await registry.breaker_enter("count", caller=caller, probe_s=60)).admits(caller)
+
+
+async def is_due(registry: OracleRegistry) -> None:
+    """Returns when the breaker lets somebody probe."""
+    while True:
+        wait_s = (await registry.breaker("count")).wait_s
+        if wait_s == 0:
+            return
+        await asyncio.sleep(wait_s)
 
 
 async def test_what_is_put_is_seen_by_all(open_registry: OpenRegistry) -> None:
@@ -56,7 +67,7 @@ async def test_what_is_put_is_seen_by_all(open_registry: OpenRegistry) -> None:
         dialect="kserve",
         options={"model": "m", "nested": [1, {"a": None}]},
         retries={"timeout": RetryBound(max_attempts=2, budget_s=9.0)},
-        breaker=BOUNDS,
+        breaker=SHORT,
         state="draining",
     )
     await open_registry().put_oracle(endpoint("b"))
@@ -101,73 +112,76 @@ async def test_runs_that_are_alive(open_registry: OpenRegistry) -> None:
 async def test_a_breaker_opens_after_failures_in_a_row(open_registry: OpenRegistry) -> None:
     one, two = open_registry(), open_registry()
     assert (await two.breaker("count")).kind == "closed"
-    await fail(one, 1)
+    await fail(one, bounds=LONG)
     await two.breaker_succeeded("count")  # so the next is the first of a row
-    assert (await fail(one, 1)).kind == "closed"
-    state = await fail(two, 1, caller="w2")
+    assert (await fail(one, bounds=LONG)).kind == "closed"
+    state = await fail(two, caller="w2", bounds=LONG)
     assert (state.kind, state.failures) == ("open", 2)
-    assert 0 < (await one.breaker("count")).wait_s <= 0.2
-    assert not (await one.breaker_enter("count", caller="w1", probe_s=5)).admits("w1")
+    assert 0 < (await one.breaker("count")).wait_s <= 30
+    assert not await enter(one, "w1")
 
 
 async def test_one_caller_probes(open_registry: OpenRegistry) -> None:
     registry = open_registry()
-    await opened(registry)
-    entered = await asyncio.gather(
-        *(open_registry().breaker_enter("count", caller=f"w{i}", probe_s=5) for i in range(9))
-    )
-    assert sum(state.admits(f"w{i}") for i, state in enumerate(entered)) == 1
-    assert {state.kind for state in entered} == {"probing"}
+    await fail(registry, 2)
+    await is_due(registry)
+    entered = await asyncio.gather(*(enter(open_registry(), f"w{index}") for index in range(9)))
+    assert sum(entered) == 1
+    assert (await registry.breaker("count")).kind == "probing"
     await registry.breaker_succeeded("count")
-    assert (await registry.breaker_enter("count", caller="w8", probe_s=5)).admits("w8")
+    assert all(await asyncio.gather(*(enter(open_registry(), f"w{index}") for index in range(9))))
     assert (await registry.breaker("count")).kind == "closed"
 
 
 async def test_a_failed_probe_opens_for_longer_up_to_a_bound(open_registry: OpenRegistry) -> None:
     registry = open_registry()
-    await opened(registry)
-    waits = []
-    for _ in range(3):
-        assert (await registry.breaker_enter("count", caller="w1", probe_s=5)).admits("w1")
-        waits.append((await fail(registry, 1)).wait_s)
-        await asyncio.sleep(waits[-1] + 0.05)
-    assert waits == pytest.approx([0.4, 0.5, 0.5], abs=0.05)
+    bounds = BreakerBounds(failures_to_open=2, open_s=0.1, max_open_s=40)
+    await fail(registry, 2, bounds=bounds)
+    await is_due(registry)
+    assert await enter(registry, "w1")
+    slow = bounds.model_copy(update={"open_s": 10.0})
+    assert 10 < (await fail(registry, bounds=slow)).wait_s <= 20  # 10 s, doubled
+    await registry.breaker_succeeded("count")
+    assert (await fail(registry, 2, bounds=slow.model_copy(update={"max_open_s": 4.0}))).wait_s <= 4
 
 
 async def test_a_late_failure_of_another_caller_does_not_end_the_probe(open_registry: OpenRegistry) -> None:
     registry = open_registry()
-    await opened(registry)
-    await registry.breaker_enter("count", caller="w1", probe_s=5)
-    state = await fail(registry, 1, caller="w2")  # it was asked before the breaker opened
+    await fail(registry, 2)
+    await is_due(registry)
+    assert await enter(registry, "w1")
+    state = await fail(registry, caller="w2")  # it was asked before the breaker opened
     assert (state.kind, state.prober) == ("probing", "w1")
 
 
 async def test_a_prober_that_dies_loses_the_probe(open_registry: OpenRegistry) -> None:
     registry = open_registry()
-    await opened(registry)
-    assert (await registry.breaker_enter("count", caller="dies", probe_s=0.3)).admits("dies")
-    assert not (await registry.breaker_enter("count", caller="w2", probe_s=5)).admits("w2")
-    await asyncio.sleep(0.35)
-    assert (await registry.breaker_enter("count", caller="w2", probe_s=5)).admits("w2")
+    await fail(registry, 2)
+    await is_due(registry)
+    assert (await registry.breaker_enter("count", caller="dies", probe_s=0.5)).admits("dies")
+    await is_due(registry)
+    assert await enter(registry, "w2")
+    assert not await enter(registry, "dies")
 
 
 async def test_a_probe_given_back_is_the_next_ones(open_registry: OpenRegistry) -> None:
     registry = open_registry()
-    await opened(registry)
-    await registry.breaker_enter("count", caller="w1", probe_s=5)
+    await fail(registry, 2)
+    await is_due(registry)
+    assert await enter(registry, "w1")
     await registry.breaker_leave("count", caller="w2")  # not its own
-    assert not (await registry.breaker_enter("count", caller="w2", probe_s=5)).admits("w2")
+    assert not await enter(registry, "w2")
     await registry.breaker_leave("count", caller="w1")
-    assert (await registry.breaker_enter("count", caller="w2", probe_s=5)).admits("w2")
+    assert await enter(registry, "w2")
 
 
 async def test_an_oracle_that_asks_to_be_left_alone_is(open_registry: OpenRegistry) -> None:
     registry = open_registry()
-    state = await fail(registry, 1, retry_after_s=0.4)
-    assert (state.kind, state.wait_s) == ("open", pytest.approx(0.4, abs=0.05))
+    state = await fail(registry, bounds=LONG, retry_after_s=50)
+    assert state.kind == "open"
+    assert 35 < state.wait_s <= 50
     await registry.put_oracle(endpoint())  # registered anew: worth another try
-    state = await fail(registry, 1, retry_after_s=3600.0)
-    assert state.wait_s == pytest.approx(BOUNDS.max_open_s, abs=0.05)
+    assert 45 < (await fail(registry, bounds=LONG, retry_after_s=3600)).wait_s <= 60
 
 
 async def test_the_registry_survives_its_server(new_server: Callable[..., Any]) -> None:
