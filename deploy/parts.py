@@ -1,6 +1,6 @@
 """The parts that this project brings to a stack: which applications there are, and how they are put on it.
 
-The one module of `deploy` that knows services and reward workers by name.
+The one module of `deploy` that knows which services and reward workers there are, by name.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://\S+$")]
-Secret = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
+Secret = Annotated[str, Field(min_length=8, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
 
 
 class OracleLimits(Message):

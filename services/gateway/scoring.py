@@ -24,7 +24,7 @@ from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.codec import decode_picture
 from rewardmesh.wire.errors import BufferFull, PictureRejected, ProtocolError, UnknownGroup, UnknownOracle
 from rewardmesh.wire.messages import Checks, Message, Name, Sample, ScoreResult
-from rewardmesh.wire.stream import Group, PendingSample, StreamSettings
+from rewardmesh.wire.stream import Group, GroupOutcome, PendingSample, StreamSettings
 from services.gateway.context import Gateway
 from services.gateway.gate import Score
 from services.gateway.openapi import body_of
@@ -68,12 +68,20 @@ class Submitted(Message):
     accepted: dict[str, bool]
 
 
+class ProvenanceView(Message):
+    """Where an outcome is from: the oracle's version, and the codec that the picture travelled in."""
+
+    version: str
+    media_type: str
+
+
 class OracleResults(Message):
     """What one oracle has answered so far, by sample id. `complete`: there will be no more."""
 
     complete: bool
     version: str
     results: dict[str, ScoreResult]
+    provenance: dict[str, ProvenanceView]
 
 
 class GroupResults(Message):
@@ -149,12 +157,7 @@ async def results(gateway: Gateway, team: str, group_id: str, *, wait_s: float =
     return GroupResults(
         group_id=group_id,
         complete=all(outcome.complete for outcome in outcomes),
-        oracles={
-            outcome.oracle: OracleResults(
-                complete=outcome.complete, version=outcome.version, results=dict(outcome.results)
-            )
-            for outcome in outcomes
-        },
+        oracles={outcome.oracle: _results_of(outcome) for outcome in outcomes},
     )
 
 
@@ -163,6 +166,16 @@ async def forget(gateway: Gateway, team: str, group_id: str) -> None:
     await gateway.stream(_run_of(team)).forget(group_id)
     with server_errors("group"):
         await gateway.redis.delete(names.GATEWAY_GROUP.format(team, group_id))
+
+
+def _results_of(outcome: GroupOutcome) -> OracleResults:
+    provenance = {
+        sample_id: ProvenanceView(version=one.version, media_type=one.media_type)
+        for sample_id, one in outcome.provenance.items()
+    }
+    return OracleResults(
+        complete=outcome.complete, version=outcome.version, results=dict(outcome.results), provenance=provenance
+    )
 
 
 def _run_of(team: str) -> str:

@@ -47,6 +47,7 @@ async def test_register_submit_wait_results(front: Front, blue: str, worker: obj
         assert (first["reward"], second["reward"]) == (0.0, 0.2)
         assert (third["kind"], third["code"]) == ("failed", "oracle_error")
         assert answers["version"] == "1"
+        assert answers["provenance"][sent["sample_ids"][0]] == {"version": "1", "media_type": PNG}
 
         # Dead letters: the one that failed, with its picture; asked about again, it fails again; then it is dropped.
         place = "/v1/runs/gateway.vision/oracles/blue/dead-letters"
@@ -162,14 +163,14 @@ async def test_late_answers_are_the_oracle_s_own(front: Front, blue: str) -> Non
 
 async def test_oracles_survive_a_restart_of_the_gateway(front: Front, blue: str, buffer: Any) -> None:
     async with front.client("admin") as client:
-        await register(client, blue, max_batch=4, secret="s3cret")
+        await register(client, blue, max_batch=4, secret="s3cret-s3cret")
     async with serving(build_gateway(buffer.url, LOOPBACK)) as url:
         again = Front(url, front.gateway)
         async with again.client("admin") as client:
             shown = (await client.get("/v1/oracles/blue")).text
             assert '"max_batch":4' in shown
             assert '"has_secret":true' in shown
-            assert "s3cret" not in shown
+            assert "s3cret-s3cret" not in shown
 
 
 async def test_the_page_shows_everything_and_runs_nothing(front: Front, blue: str) -> None:

@@ -96,7 +96,7 @@ async def test_an_identity_that_changed_is_refused_and_a_new_version_is_taken_ov
 
 async def test_limits_state_and_secret_change_alone(front: Front, blue: str) -> None:
     async with front.client("admin") as client:
-        await client.post("/v1/oracles", json={"url": blue, "secret": "first"})
+        await client.post("/v1/oracles", json={"url": blue, "secret": "first-secret"})
         before = (await client.get("/v1/oracles/blue")).json()
         for change, shown in (
             ({"concurrency": 7}, ("concurrency", 7)),
@@ -108,9 +108,9 @@ async def test_limits_state_and_secret_change_alone(front: Front, blue: str) -> 
             after = (await client.patch("/v1/oracles/blue", json=change)).json()
             before["endpoint"][shown[0]] = shown[1]
             assert after == before
-        assert await front.gateway.registry.secret("blue") == "first"
-        await client.patch("/v1/oracles/blue", json={"secret": "second"})
-        assert await front.gateway.registry.secret("blue") == "second"
+        assert await front.gateway.registry.secret("blue") == "first-secret"
+        await client.patch("/v1/oracles/blue", json={"secret": "second-secret"})
+        assert await front.gateway.registry.secret("blue") == "second-secret"
         after = (await client.patch("/v1/oracles/blue", json={"secret": None})).json()
         assert after["has_secret"] is False
         audit = (await client.get("/v1/audit")).text
