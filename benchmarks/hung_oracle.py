@@ -29,6 +29,7 @@ from benchmarks.record import Figure, parser, report
 from deploy.embedded_server import EmbeddedServer, find_server
 from reward_workers.process import worker_on_server
 from reward_workers.settings import WorkerSettings
+from rewardmesh.kit.app import build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.codec import encode_picture, raw_media_type
@@ -37,7 +38,6 @@ from rewardmesh.wire.redis_stream import RedisStream, open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Group, PendingSample, StreamSettings
 from rewardmesh.wire.telemetry import configure_logging
-from services.app import build_app
 
 PROMISED = 0.9
 GROUP_SIZE = 8
@@ -176,7 +176,9 @@ async def pictures_a_second(
         for endpoint in endpoints:
             await registry.put_oracle(endpoint)
         await registry.put_run(run_id)
-        async with worker_on_server(WorkerSettings(redis_url=redis_url, drain_s=0.1)) as worker:
+        async with worker_on_server(
+            WorkerSettings(redis_url=redis_url, drain_s=0.1, allowed_networks="127.0.0.0/8")
+        ) as worker:
             working = asyncio.create_task(worker.run())
             try:
                 rate = await _rate(stream, num_groups)

@@ -31,15 +31,16 @@ from deploy.embedded_server import EmbeddedServer, find_server
 from reward_workers.client import OracleClient
 from reward_workers.process import worker_on_server
 from reward_workers.settings import WorkerSettings
+from rewardmesh.kit.app import build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.codec import choose_media_type, encode_picture
 from rewardmesh.wire.messages import Checks, OracleEndpoint, Sample, Scored
+from rewardmesh.wire.outgoing import OutgoingPolicy
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Claim, Group, PendingSample, Stream
 from rewardmesh.wire.telemetry import configure_logging
-from services.app import build_app
 from services.catalogue import ORACLES, make_oracle
 from trainer.worlds.shapes.prompts import heldout_prompts
 from trainer.worlds.shapes.render import render, scene_for
@@ -92,7 +93,7 @@ async def over_http(endpoint: OracleEndpoint, pending: Sequence[PendingSample]) 
         )
         for one in pending
     ]
-    async with OracleClient(endpoint) as client:
+    async with OracleClient(endpoint, policy=OutgoingPolicy.parse("127.0.0.0/8")) as client:
         began = time.perf_counter()
         for start in range(0, len(claims), BATCH):
             answer = await client.score(claims[start : start + BATCH])
@@ -113,7 +114,7 @@ async def through_the_road(redis_url: str, endpoint: OracleEndpoint, pending: Se
     await registry.put_run(run_id)
     stream = open_redis_stream(client, run_id)
     try:
-        async with worker_on_server(WorkerSettings(redis_url=redis_url)) as worker:
+        async with worker_on_server(WorkerSettings(redis_url=redis_url, allowed_networks="127.0.0.0/8")) as worker:
             working = asyncio.create_task(worker.run())
             while (run_id, endpoint.name) not in worker.pumps:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)  # a worker says what it serves, not when it begins to

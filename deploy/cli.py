@@ -1,4 +1,4 @@
-"""The command line: `rewardmesh demo | up | down | train | evaluate | doctor | status | world …`.
+"""The command line: `rewardmesh demo | up | down | train | evaluate | doctor | status | oracle … | world …`.
 
 Commands import what they need when they are called, so that `--help` is quick. What a user can do something about is
 one line on standard error and exit status 1; a traceback is shown with `--debug` only.
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from deploy import gateway_commands
 from rewardmesh import __version__
 from rewardmesh.wire.errors import RewardmeshError
 
@@ -167,6 +168,11 @@ def world(context: typer.Context) -> None:
     from deploy.commands import world_commands
 
     world_commands()(args=context.args, prog_name="rewardmesh world", standalone_mode=False)
+
+
+app.add_typer(gateway_commands.token, name="token")
+app.add_typer(gateway_commands.oracle, name="oracle")
+app.add_typer(gateway_commands.dead_letter, name="dead-letter")
 
 
 def main() -> None:

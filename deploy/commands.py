@@ -40,6 +40,7 @@ def _say_where(stack: Stack) -> None:
     if stack.dashboard_url:
         typer.echo(f"  dashboard  {stack.dashboard_url} (it asks for a token: `ray get-auth-token` prints it)")
     typer.echo(f"  oracles    {stack.serve_url}/oracles/…")
+    typer.echo(f"  gateway    {stack.serve_url}/gateway (it asks for a token: `rewardmesh token create` makes one)")
     typer.echo("train with `rewardmesh train RECIPE`; stop it all with `rewardmesh down`")
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from deploy.settings import Settings
 from deploy.state import read_state
 from deploy.weights import examine, shipped_folders
 from rewardmesh.wire.buffer import redact
-from rewardmesh.wire.errors import RewardmeshError
+from rewardmesh.wire.errors import AddressRefused, RewardmeshError
+from rewardmesh.wire.networks import OutgoingPolicy, read_address
 
 __all__ = ["Finding", "diagnose"]
 
@@ -57,7 +59,7 @@ Check = Callable[[Settings], Iterator[Finding]]
 
 def diagnose(settings: Settings) -> Iterator[Finding]:
     """All findings, each as soon as it is known."""
-    checks: tuple[Check, ...] = (_versions, _machine, _gpu, _disk, _ports, _stack, _weights, _buffer)
+    checks: tuple[Check, ...] = (_versions, _machine, _gpu, _disk, _ports, _outgoing, _stack, _weights, _buffer)
     for check in checks:
         try:
             yield from check(settings)
@@ -132,6 +134,24 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             yield Finding("problem", "ports", f"{port}, for {purpose}, is taken by {holder_of(port)}", advice)
         else:
             yield Finding("ok", "ports", f"{port or 'any free one'} for {purpose}")
+
+
+def _outgoing(settings: Settings) -> Iterator[Finding]:
+    """Which addresses oracles are called at, and whether the stack's own are among them."""
+    policy = OutgoingPolicy.parse(settings.outgoing_networks)
+    text = f"oracles are called at {policy}"
+    if policy.allows_everything:
+        yield Finding("note", "outgoing", f"{text}: that is every address", "name only networks that hold oracles")
+    else:
+        yield Finding("ok", "outgoing", text)
+    host = settings.reachable_host
+    try:
+        for found in socket.getaddrinfo(host, settings.serve_port, type=socket.SOCK_STREAM):
+            policy.require(read_address(str(found[4][0])), host=host)
+    except AddressRefused as refused:
+        yield Finding("problem", "outgoing", f"the stack's own oracles: {refused.what} ({host})", refused.what_to_do)
+    except OSError:
+        yield Finding("note", "outgoing", f"the stack's own host {host!r} has no address here")
 
 
 def _stack(settings: Settings) -> Iterator[Finding]:

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from deploy.settings import load_settings
 from reward_workers.client import OracleClient
 from rewardmesh.wire.codec import choose_media_type, encode_picture
 from rewardmesh.wire.errors import ChecksMissing, OracleRejected, OracleUnavailable, RewardmeshError
 from rewardmesh.wire.messages import Checks, OracleEndpoint, Sample, Scored
+from rewardmesh.wire.outgoing import OutgoingPolicy
 from rewardmesh.wire.stream import Claim, Result
 from trainer.evaluate import HeldoutPrompt, Pictures
 
@@ -71,7 +73,8 @@ class ServedJudge:
         if name not in self._endpoints:
             raise OracleUnavailable("an oracle that held-out prompts need is not registered", name, "`rewardmesh up`")
         details: dict[int, dict[str, Any]] = {}
-        async with OracleClient(self._endpoints[name]) as client:
+        policy = OutgoingPolicy.parse(load_settings().outgoing_networks)
+        async with OracleClient(self._endpoints[name], policy=policy) as client:
             await client.info()
             for start in range(0, len(claims), client.max_batch):
                 part = claims[start : start + client.max_batch]

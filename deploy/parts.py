@@ -1,6 +1,6 @@
 """The parts that this project brings to a stack: which applications there are, and how they are put on it.
 
-The one module of `deploy` that knows services and reward workers by name.
+The one module of `deploy` that knows which services and reward workers there are, by name.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ __all__ = [
 
 ORACLES = ("object_count", "ocr_spelling")
 WORKERS = "reward_workers"
+GATEWAY = "gateway"
 
 
 def import_early() -> None:
     """Imports what the driver needs later, while a local Ray starts in processes of its own."""
-    for module in ("ray.serve", "services.serve", "reward_workers.serve"):
+    for module in ("ray.serve", "services.serve", "services.gateway.serve", "reward_workers.serve"):
         importlib.import_module(module)
 
 
@@ -46,18 +47,23 @@ def oracle_url(serve_url: str, name: str) -> str:
 
 
 def applications(settings: Settings, *, redis_url: str) -> list[ServedApplication]:
-    """The oracles and the reward workers, as Serve applications. Deploys nothing."""
+    """The oracles, the reward workers and the gateway, as Serve applications. Deploys nothing."""
     from reward_workers.serve import worker_application
     from reward_workers.settings import WorkerSettings
+    from services.gateway.serve import GatewaySettings, gateway_application
     from services.serve import OraclesSettings, oracle_applications
 
-    workers = WorkerSettings(redis_url=redis_url, replicas=settings.num_reward_workers)
+    workers = WorkerSettings(
+        redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
+    )
+    gateway = GatewaySettings(redis_url=redis_url, allowed_networks=settings.outgoing_networks)
     return [
         *(
             ServedApplication(one.name, one.application, one.route_prefix)
             for one in oracle_applications(OraclesSettings(redis_url=redis_url))
         ),
         ServedApplication(WORKERS, worker_application(workers), None),
+        ServedApplication(GATEWAY, gateway_application(gateway), f"/{GATEWAY}"),
     ]
 
 
@@ -114,7 +120,8 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
         try:
             for info in infos:
                 url = oracle_url(serve_url, info.name)
-                await Registry(client).put_oracle(OracleEndpoint(name=info.name, url=url, max_batch=info.max_batch))
+                endpoint = OracleEndpoint(name=info.name, url=url, version=info.version, max_batch=info.max_batch)
+                await Registry(client).put_oracle(endpoint)
         finally:
             await client.aclose()
 

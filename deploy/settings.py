@@ -7,6 +7,7 @@ embedded server and a local Ray are started. Every other name starts with `REWAR
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,13 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rewardmesh.wire.errors import RewardmeshError
+from rewardmesh.wire.networks import AllowedNetworks
 
 __all__ = ["Fsync", "Settings", "SettingsError", "load_settings"]
 
 Fsync = Literal["always", "everysec", "no"]
 PREFIX = "REWARDMESH_"
+LOOPBACK = "127.0.0.0/8, ::1/128"
 
 
 class SettingsError(RewardmeshError):
@@ -44,6 +47,8 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(default=8265, ge=0, le=65535)
     serve_port: int = Field(default=8000, ge=0, le=65535)
     ray_port: int = Field(default=0, ge=0, le=65535)
+    allowed_networks: AllowedNetworks | None = None
+    """Networks, beside public addresses, in which oracles are called; unset: where the stack's own listen."""
 
     server_binary: Path | None = None
     """A valkey-server or redis-server to use instead of searching for one."""
@@ -84,6 +89,20 @@ class Settings(BaseSettings):
         """Where the oracles are reached; an address that means "all interfaces" is none to call."""
         everywhere = self.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
         return self.advertised_host or ("127.0.0.1" if everywhere else self.host)
+
+    @property
+    def outgoing_networks(self) -> str:
+        """What reward workers are told: `allowed_networks`, or the address that the stack's own oracles are called at.
+
+        A name is not resolved here: a stack that is reached by a name is told its network.
+        """
+        if self.allowed_networks is not None:
+            return self.allowed_networks
+        try:
+            own = ip_address(self.reachable_host)
+        except ValueError:
+            return LOOPBACK if self.is_loopback else ""
+        return LOOPBACK if own.is_loopback else str(own)
 
     @property
     def logical_cpus(self) -> int:

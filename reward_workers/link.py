@@ -1,33 +1,36 @@
-"""One oracle as one worker sees it: its client, its concurrency, and the pause after a call that failed as a whole.
+"""One oracle as one worker sees it: its client, its concurrency, and its turns under the shared breaker.
 
-    healthy ──call fails as a whole──► pausing ──pause is over──► one call on trial ──succeeds──► healthy
-                                          ▲                              │
-                                          └──────────── fails ───────────┘   (a longer pause)
-
-All runs that use the oracle share the link, so that its concurrency holds for the worker and not for each run. While it
-is not healthy, one lane at a time claims and asks: an oracle that is away for a while costs a few attempts of a few
-samples, and the others wait in the stream.
+All runs that use the oracle share the link, so that its concurrency holds for the worker and not for each run. While
+the breaker is open nobody claims for the oracle; the one that probes claims a single sample. So an oracle that is away
+for hours costs an attempt of one sample from time to time, and the others wait in the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import cast
+from uuid import uuid4
 
 from reward_workers.client import Answer, OracleClient
 from reward_workers.failures import CallFailure, Overloaded, RequestRefused
 from reward_workers.meter import Meter
-from reward_workers.policy import RetryPolicy, backoff_s
+from reward_workers.policy import RetryPolicy
 from reward_workers.settings import WorkerSettings
-from rewardmesh.wire.errors import OracleError, ProtocolError
+from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
 from rewardmesh.wire.messages import OracleEndpoint
+from rewardmesh.wire.outgoing import OutgoingPolicy
+from rewardmesh.wire.registry import OracleRegistry
 from rewardmesh.wire.stream import Claim
 from rewardmesh.wire.telemetry import get_logger
 
-__all__ = ["OracleLink", "wait_for"]
+__all__ = ["OracleLink", "Turn", "wait_for"]
+
+#: Beyond its deadline and the wait for a claim, a probe may take this long before somebody else takes it.
+_PROBE_GRACE_S = 2.0
+_SHORTEST_LOOK_S = 0.02
 
 _log = get_logger("reward_workers.link")
 
@@ -43,21 +46,34 @@ async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:
         return event.is_set()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Leave to claim once and to ask about it. A probe is for a single sample, and to be given back unused."""
+
+    caller: str
+    probing: bool
+
+
 class OracleLink:
     """Shared by all pumps of one worker that feed the same oracle."""
 
-    def __init__(self, endpoint: OracleEndpoint, *, settings: WorkerSettings, meter: Meter, rng: random.Random) -> None:
+    def __init__(
+        self, endpoint: OracleEndpoint, *, registry: OracleRegistry, settings: WorkerSettings, meter: Meter
+    ) -> None:
         self.endpoint = endpoint
         self.policy = RetryPolicy.of(endpoint, cap_s=settings.max_backoff_s)
+        self._registry = registry
+        self._settings = settings
         self._meter = meter
-        self._rng = rng
         self._client = OracleClient(
-            endpoint, max_reply_bytes=settings.max_reply_bytes, connect_timeout_s=settings.connect_timeout_s
+            endpoint,
+            policy=OutgoingPolicy.parse(settings.allowed_networks),
+            max_reply_bytes=settings.max_reply_bytes,
+            connect_timeout_s=settings.connect_timeout_s,
         )
+        self._version = endpoint.version  # the last that answered
         self._slots = asyncio.Semaphore(endpoint.concurrency)
-        self._trial = asyncio.Lock()
-        self._failures = 0  # calls in a row that failed as a whole
-        self._paused_until = 0.0  # loop time
+        self._line = asyncio.Lock()
 
     @property
     def max_batch(self) -> int:
@@ -65,66 +81,93 @@ class OracleLink:
         return self._client.max_batch
 
     @property
-    def healthy(self) -> bool:
-        """Whether the last call to it succeeded (or none was made yet)."""
-        return self._failures == 0
+    def _labels(self) -> dict[str, str]:
+        return {"oracle": self.endpoint.name, "version": self._version}
 
     async def aclose(self) -> None:
         """Closes the oracle's connections."""
         await self._client.aclose()
 
-    @asynccontextmanager
-    async def turn(self, stopping: asyncio.Event) -> AsyncIterator[None]:
-        """Wraps one claim and its call: free while the oracle is healthy, else one at a time and after the pause.
+    async def turn(self, stopping: asyncio.Event) -> Turn | None:
+        """Waits until the breaker lets us claim; None once `stopping` is set. Raises BufferFault."""
+        caller, name = uuid4().hex, self.endpoint.name
+        probe_s = self.endpoint.deadline_s + self._settings.claim_wait_s + _PROBE_GRACE_S
+        while not stopping.is_set():
+            state = await self._registry.breaker_enter(name, caller=caller, probe_s=probe_s)
+            if state.admits(caller):
+                return Turn(caller=caller, probing=state.kind == "probing")
+            # Looks again early: another worker's probe, or an operator, may have closed it.
+            await wait_for(stopping, min(max(state.wait_s, _SHORTEST_LOOK_S), self._settings.discover_every_s))
+        return None
 
-        Ends its wait early when `stopping` is set.
+    async def give_back(self, turn: Turn) -> None:
+        """Ends a turn. A probe without an answer is somebody else's at once; otherwise this changes nothing."""
+        if turn.probing:
+            try:
+                await self._registry.breaker_leave(self.endpoint.name, caller=turn.caller)
+            except BufferFault as error:
+                _log.warning("breaker.not_told", oracle=self.endpoint.name, detail=str(error))
+
+    async def score(self, claims: Sequence[Claim], *, turn: Turn, alone: bool = False) -> Answer:
+        """Asks within the oracle's concurrency, and tells the breaker how it went. Raises a `CallFailure`.
+
+        `alone`: while this worker asks it nothing else, for a sample that may take down whatever is asked beside it.
         """
-        if not self.healthy:
-            async with self._trial:
-                if not self.healthy:
-                    await wait_for(stopping, self._paused_until - asyncio.get_running_loop().time())
-                    yield
-                    return
-        yield
-
-    async def score(self, claims: Sequence[Claim]) -> Answer:
-        """Asks within the oracle's concurrency. Raises a `CallFailure`; remembers whether it succeeded."""
-        async with self._slots:
+        async with self._slot(self.endpoint.concurrency if alone else 1):
             began_s = asyncio.get_running_loop().time()
             try:
                 answer = await self._client.score(claims)
             except (OracleError, ProtocolError) as error:
                 failure = cast("CallFailure", error)  # the client raises nothing else
                 if isinstance(failure, RequestRefused):
-                    self._note_success()  # it is there and it reads; what it was asked is another matter
+                    await self._tell(None, turn)  # it is there and it reads; what it was asked is another matter
                 else:
-                    self._note_failure(failure)
+                    await self._tell(failure, turn)
                 raise
             finally:
                 seconds = asyncio.get_running_loop().time() - began_s
-                self._meter.observe("rewardmesh_oracle_latency_s", seconds, oracle=self.endpoint.name)
-        self._note_success()
+                self._meter.observe("rewardmesh_oracle_latency_s", seconds, **self._labels)
+                self._meter.observe("rewardmesh_oracle_batch_samples", len(claims), **self._labels)
+        self._version = answer.version
+        await self._tell(None, turn)
         return answer
 
-    def _note_success(self) -> None:
-        if not self.healthy:
-            _log.info("oracle.back", oracle=self.endpoint.name, failures=self._failures)
-        self._failures = 0
+    @asynccontextmanager
+    async def _slot(self, wanted: int) -> AsyncIterator[None]:
+        """Holds so many of the oracle's slots. Served in line, so that who wants all of them gets them."""
+        taken = 0
+        try:
+            async with self._line:
+                while taken < wanted:
+                    await self._slots.acquire()
+                    taken += 1
+            yield
+        finally:
+            for _ in range(taken):
+                self._slots.release()
 
-    def _note_failure(self, failure: CallFailure) -> None:
-        self._failures += 1
-        pause_s = backoff_s(
-            self._rng.random(), failures=self._failures, base_s=self.endpoint.retry_base_s, cap_s=self.policy.cap_s
-        )
-        if isinstance(failure, Overloaded) and failure.retry_after_s is not None:
-            # Its own word, as far as we are ready to wait for anything of its.
-            pause_s = max(pause_s, min(failure.retry_after_s, max(self.policy.budget_s, self.policy.cap_s)))
-        self._paused_until = max(self._paused_until, asyncio.get_running_loop().time() + pause_s)
+    async def _tell(self, failure: CallFailure | None, turn: Turn) -> None:
+        """Tells the breaker. A server that does not listen is no reason to lose an answer: the next call tells it."""
+        name = self.endpoint.name
+        try:
+            if failure is None:
+                await self._registry.breaker_succeeded(name)
+                return
+            retry_after_s = (failure.retry_after_s or 0.0) if isinstance(failure, Overloaded) else 0.0
+            state = await self._registry.breaker_failed(
+                name, caller=turn.caller, bounds=self.endpoint.breaker, retry_after_s=retry_after_s
+            )
+        except BufferFault as error:
+            _log.warning("breaker.not_told", oracle=name, detail=str(error))
+            return
+        labels = self._labels | {"code": failure.code, "breaker": state.kind}
+        self._meter.count("rewardmesh_oracle_calls_failed", 1, **labels)
         _log.warning(
             "oracle.call_failed",
-            oracle=self.endpoint.name,
+            oracle=name,
             code=failure.code,
             detail=str(failure),
-            failures=self._failures,
-            pause_s=round(pause_s, 3),
+            failures=state.failures,
+            breaker=state.kind,
+            pause_s=round(state.wait_s, 3),
         )

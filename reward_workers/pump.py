@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from reward_workers.failures import CallFailure, Overloaded, RequestRefused, failure_of
-from reward_workers.link import OracleLink, wait_for
+from reward_workers.link import OracleLink, Turn, wait_for
 from reward_workers.meter import Meter
 from reward_workers.policy import backoff_s
 from reward_workers.recorder import Outcome, Recorder
@@ -84,36 +85,39 @@ class Pump:
     async def _lane(self) -> None:
         buffer_failures = 0
         while not self._stopping.is_set():
-            async with self.link.turn(self._stopping):
-                if self._stopping.is_set():
+            try:
+                turn = await self.link.turn(self._stopping)
+                if turn is None:
                     return
                 try:
-                    claims = await self._claim()
+                    claims = await self._claim(turn)
                     buffer_failures = 0
-                except BufferFault as error:
-                    buffer_failures += 1
-                    if buffer_failures == 1:
-                        self._log.warning("buffer.claim_failed", detail=str(error))
-                    pause_s = backoff_s(self._rng.random(), failures=buffer_failures, base_s=0.2, cap_s=2.0)
-                    await wait_for(self._stopping, pause_s)
-                    continue
-                if claims:
-                    await self._serve(claims)
+                    if claims:
+                        await self._serve(claims, turn)
+                finally:
+                    await self.link.give_back(turn)
+            except BufferFault as error:
+                buffer_failures += 1
+                if buffer_failures == 1:
+                    self._log.warning("buffer.claim_failed", detail=str(error))
+                pause_s = backoff_s(self._rng.random(), failures=buffer_failures, base_s=0.2, cap_s=2.0)
+                await wait_for(self._stopping, pause_s)
 
-    async def _claim(self) -> list[Claim]:
+    async def _claim(self, turn: Turn) -> list[Claim]:
         return await self._stream.claim(
             self._oracle,
             consumer=self._consumer,
-            max_samples=self.link.max_batch,
+            max_samples=1 if turn.probing else self.link.max_batch,
             lease_s=self._settings.lease_s,
             wait_s=self._settings.claim_wait_s,
+            begun_only=self.link.endpoint.state == "draining",
         )
 
-    async def _serve(self, claims: Sequence[Claim]) -> None:
+    async def _serve(self, claims: Sequence[Claim], turn: Turn) -> None:
         """One batch from claim to settle; hands it back if it is cancelled."""
         began_s = asyncio.get_running_loop().time()
         heart = asyncio.create_task(self._heartbeat(claims))
-        ask = asyncio.create_task(self._ask_all(claims))
+        ask = asyncio.create_task(self._ask_all(claims, turn))
         self.in_flight += len(claims)
         try:
             await asyncio.wait({heart, ask}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,29 +135,33 @@ class Pump:
             await _end(heart)
             await _end(ask)
 
-    async def _ask_all(self, claims: Sequence[Claim]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for batch in _batches(claims):
-            outcomes += await self._ask(batch)
-        return outcomes
+    async def _ask_all(self, claims: Sequence[Claim], turn: Turn) -> list[Outcome]:
+        """Every claim gets an outcome. A batch that the oracle refuses is halved: one bad sample fails alone.
 
-    async def _ask(self, claims: Sequence[Claim]) -> list[Outcome]:
-        """Every claim gets a result. A batch that the oracle refuses is halved: one bad sample fails alone."""
-        try:
-            answer = await self.link.score(claims)
-        except RequestRefused as error:
-            if len(claims) > 1:
-                middle = len(claims) // 2
-                return await self._ask(claims[:middle]) + await self._ask(claims[middle:])
-            return _failed(claims, error)
-        except (OracleError, ProtocolError) as error:
-            if not isinstance(error, CallFailure):
-                raise
-            return _failed(claims, error)
-        return [
-            Outcome(claim=claim, result=result, version=answer.version)
-            for claim, result in zip(claims, answer.results, strict=True)
-        ]
+        After a call that failed as a whole nothing more is asked: what is left is handed back and no attempt counted.
+        """
+        outcomes: list[Outcome] = []
+        batches = deque(_batches(claims))
+        while batches:
+            batch = batches.popleft()
+            try:
+                answer = await self.link.score(batch, turn=turn, alone=_is_suspect(batch[0]))
+            except (OracleError, ProtocolError) as error:
+                if not isinstance(error, CallFailure):
+                    raise
+                if isinstance(error, RequestRefused) and len(batch) > 1:
+                    middle = len(batch) // 2
+                    batches.extendleft((batch[middle:], batch[:middle]))
+                    continue
+                outcomes += _failed(batch, error)
+                if not isinstance(error, RequestRefused):
+                    return outcomes + [Outcome(claim=claim, result=None) for left in batches for claim in left]
+            else:
+                outcomes += [
+                    Outcome(claim=claim, result=result, version=answer.version)
+                    for claim, result in zip(batch, answer.results, strict=True)
+                ]
+        return outcomes
 
     async def _heartbeat(self, claims: Sequence[Claim]) -> None:
         """Renews the leases; returns when none is left to renew."""
@@ -186,7 +194,9 @@ def _batches(claims: Sequence[Claim]) -> list[list[Claim]]:
 
 
 def _is_suspect(claim: Claim) -> bool:
-    return claim.deliveries - claim.attempts - 1 >= _SUSPECT_CRASHES
+    """Workers died with it, or the connection broke while it was asked: it may be what kills, so it is asked alone."""
+    crashes = claim.deliveries - claim.attempts - 1
+    return crashes >= _SUSPECT_CRASHES or claim.failures.get("dropped", 0) > 0
 
 
 def _failed(claims: Sequence[Claim], error: CallFailure) -> list[Outcome]:

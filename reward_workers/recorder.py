@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one ask came to for one claim; `version` is that of the oracle that answered, if any did."""
+    """What became of one claim. `result` None: it was not asked. `version` is that of the oracle, if it answered."""
 
     claim: Claim
-    result: Result
+    result: Result | None
     version: str = ""
     retry_after_s: float | None = None
 
@@ -81,14 +81,17 @@ class Recorder:
         now_s = asyncio.get_running_loop().time()
         draw = self._rng.random()
         final: dict[str, list[tuple[Claim, Result]]] = {}
-        again: list[tuple[Claim, ScoreFailure, float]] = []
+        again: list[tuple[Claim, ScoreFailure | None, float]] = []
         for outcome in outcomes:
             claim, result = outcome.claim, outcome.result
-            delay_s = None
+            if result is None:
+                again.append((claim, None, now_s))
+                continue
             if isinstance(result, ScoreFailure) and is_retryable(result):
                 delay_s = self._policy.delay_s(
                     draw,
-                    attempts=claim.attempts + 1,
+                    code=result.code,
+                    failures=claim.failures.get(result.code, 0) + 1,
                     elapsed_s=self._first_asks.elapsed_s(claim, began_s=began_s, now_s=now_s),
                     retry_after_s=outcome.retry_after_s,
                 )
@@ -108,7 +111,7 @@ class Recorder:
         )
         if report is None:
             return
-        self._count(settled, report)
+        self._count(settled, report, version)
         for claim, result in settled:
             if isinstance(result, ScoreFailure):
                 self._log.warning(
@@ -120,19 +123,19 @@ class Recorder:
                     detail=result.detail,
                 )
 
-    def _count(self, settled: Sequence[tuple[Claim, Result]], report: SettleReport) -> None:
+    def _count(self, settled: Sequence[tuple[Claim, Result]], report: SettleReport, version: str) -> None:
         self._meter.count("rewardmesh_samples_duplicate", report.duplicates, **self._labels)
         if report.duplicates:  # the report does not say which of them were new
             new = report.settled + report.deferred
-            self._meter.count("rewardmesh_samples_settled", new, kind="mixed", **self._labels)
+            self._meter.count("rewardmesh_samples_settled", new, kind="mixed", version=version, **self._labels)
             return
         for kind, amount in Counter(result.kind for _, result in settled).items():
-            self._meter.count("rewardmesh_samples_settled", amount, kind=kind, **self._labels)
+            self._meter.count("rewardmesh_samples_settled", amount, kind=kind, version=version, **self._labels)
 
-    async def _retry(self, claim: Claim, failure: ScoreFailure, due_s: float) -> None:
+    async def _retry(self, claim: Claim, failure: ScoreFailure | None, due_s: float) -> None:
         """Due at one time for all of a batch, though each is a call of its own."""
         loop = asyncio.get_running_loop()
-        if await self._offer(
+        handed_back = await self._offer(
             lambda: self._stream.retry(
                 self._oracle,
                 consumer=self._consumer,
@@ -140,7 +143,8 @@ class Recorder:
                 failure=failure,
                 delay_s=max(0.0, due_s - loop.time()),
             )
-        ):
+        )
+        if handed_back and failure is not None:
             self._meter.count("rewardmesh_samples_retried", 1, code=failure.code, **self._labels)
 
     async def _offer(self, call: Callable[[], Awaitable[T]]) -> T | None:
@@ -160,19 +164,12 @@ class Recorder:
             await asyncio.sleep(pause_s)
 
     async def release(self, claims: Sequence[Claim]) -> None:
-        """Hands claims back for others to ask at once; those on their last attempt wait for their lease to run out."""
+        """Hands claims back for others to ask at once; that they were asked and not answered is not counted."""
         try:
             async with asyncio.timeout(_RELEASE_S):
                 for claim in claims:
-                    if claim.attempts + 1 < self._policy.max_attempts:
-                        failure = ScoreFailure(
-                            sample_id=claim.sample.sample_id,
-                            code="dropped",
-                            detail="the worker was stopped before the oracle answered",
-                            retryable=True,
-                        )
-                        await self._stream.retry(
-                            self._oracle, consumer=self._consumer, claim=claim, failure=failure, delay_s=0.0
-                        )
+                    await self._stream.retry(
+                        self._oracle, consumer=self._consumer, claim=claim, failure=None, delay_s=0.0
+                    )
         except (TimeoutError, BufferFault) as error:
             self._log.warning("batch.not_released", detail=str(error), why="others take over when the lease runs out")

@@ -24,6 +24,7 @@ from rewardmesh.wire.telemetry import configure_logging, get_logger
 
 __all__ = ["RayMeter", "WorkerReplica", "worker_application"]
 
+_NUM_SAMPLES_BOUNDS = [1, 2, 4, 8, 16, 32, 64, 128]
 _LATENCY_BOUNDS_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
 
 
@@ -97,7 +98,6 @@ class RayMeter:
 
     def observe(self, name: str, value: float, **labels: str) -> None:
         if name not in self._histograms:
-            self._histograms[name] = metrics.Histogram(
-                name, METRICS[name], boundaries=_LATENCY_BOUNDS_S, tag_keys=tuple(labels)
-            )
+            bounds = _LATENCY_BOUNDS_S if name.endswith("_s") else _NUM_SAMPLES_BOUNDS
+            self._histograms[name] = metrics.Histogram(name, METRICS[name], boundaries=bounds, tag_keys=tuple(labels))
         self._histograms[name].observe(value, labels)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rewardmesh.wire.networks import AllowedNetworks
+
 __all__ = ["WorkerSettings"]
 
 
@@ -44,8 +46,14 @@ class WorkerSettings(BaseSettings):
     max_reply_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     """A longer answer is refused, unread."""
 
+    allowed_networks: AllowedNetworks = Field(
+        default="",
+        validation_alias=AliasChoices("REWARDMESH_WORKER_ALLOWED_NETWORKS", "REWARDMESH_ALLOWED_NETWORKS"),
+    )
+    """Networks, beside public addresses, in which oracles are called; `REWARDMESH_ALLOWED_NETWORKS` is read too."""
+
     max_backoff_s: float = Field(default=30.0, gt=0)
-    """Ceiling of the backoff between attempts, and between calls to an oracle that fails as a whole."""
+    """Ceiling of the backoff between attempts. How long an oracle is left alone is its breaker's, in the registry."""
 
     buffer_patience_s: float = Field(default=120.0, gt=0)
     """How long the server may be away before the worker gives up and ends with an error."""

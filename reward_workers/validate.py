@@ -18,10 +18,12 @@ from rewardmesh.wire.messages import Deferred, OracleInfo, Scored, ScoreFailure,
 from rewardmesh.wire.stream import Result
 from rewardmesh.wire.strict_json import dump_json
 
-__all__ = ["MAX_DETAIL_BYTES", "RawReply", "check_results", "parse_reply"]
+__all__ = ["MAX_DETAIL_BYTES", "RawReply", "check_results", "load_answer", "parse_reply"]
 
 #: A longer `detail` is left out: it would be kept in the server's memory until the group is forgotten.
 MAX_DETAIL_BYTES = 64 * 1024
+_MAX_FAILURE_CHARS = 2_000  # of what is said about a failure, which is logged and kept with the dead letter
+_MAX_VERSION_CHARS = 200
 
 _RESULT: TypeAdapter[Scored | ScoreFailure | Deferred] = TypeAdapter(ScoreResult)
 _NOT_A_NUMBER = object()  # stands where JSON said NaN or Infinity, so that it fails one sample and not the batch
@@ -36,21 +38,31 @@ class RawReply:
     results: list[Any]
 
 
-def parse_reply(body: bytes, *, oracle: str) -> RawReply:
-    """Reads the envelope. Raises InvalidAnswer if it is no JSON, has another shape, or is another oracle's."""
+def load_answer(body: bytes, *, oracle: str) -> dict[str, Any]:
+    """The JSON object that an answer is; NaN and Infinity in it fail where they are used. Raises InvalidAnswer."""
     try:
-        reply = json.loads(body, parse_constant=lambda _: _NOT_A_NUMBER)
+        answer = json.loads(body, parse_constant=lambda _: _NOT_A_NUMBER)
     except (ValueError, RecursionError) as error:
         raise InvalidAnswer("the answer is no JSON", oracle, f"{error}") from error
-    if not isinstance(reply, dict) or set(reply) != {"oracle", "version", "results"}:
+    if not isinstance(answer, dict):
+        raise InvalidAnswer("the answer is no JSON object", oracle)
+    return answer
+
+
+def parse_reply(body: bytes, *, oracle: str) -> RawReply:
+    """Reads the envelope. Raises InvalidAnswer if it is no JSON, has another shape, or is another oracle's."""
+    reply = load_answer(body, oracle=oracle)
+    if set(reply) != {"oracle", "version", "results"}:
         raise InvalidAnswer("the answer is no object of oracle, version and results", oracle)
     if reply["oracle"] != oracle:
         raise InvalidAnswer(
             f"the answer is from {str(reply['oracle'])[:80]!r}", oracle, "check the URL registered for it"
         )
     version, results = reply["version"], reply["results"]
-    if not isinstance(version, str) or not version or not isinstance(results, list):
-        raise InvalidAnswer("the answer's version is no text, or its results are no list", oracle)
+    if not isinstance(version, str) or not 0 < len(version) <= _MAX_VERSION_CHARS or _writable(version) != version:
+        raise InvalidAnswer(f"the answer's version is no text of 1 to {_MAX_VERSION_CHARS} characters", oracle)
+    if not isinstance(results, list):
+        raise InvalidAnswer("the answer's results are no list", oracle)
     return RawReply(oracle=oracle, version=version, results=results)
 
 
@@ -94,15 +106,25 @@ def _check_result(result: Result, info: OracleInfo) -> Result:
                 result.sample_id,
                 f"reward {result.reward} is outside the declared range {info.reward_min} to {info.reward_max}",
             )
-        length = len(dump_json(result.detail))
-        if length > MAX_DETAIL_BYTES:
-            return result.model_copy(update={"detail": {"left_out_characters": length}})
+        detail = dump_json(result.detail)
+        if _writable(detail) != detail:
+            return _invalid(result.sample_id, "its detail holds half a character (a lone surrogate)")
+        if len(detail.encode()) > MAX_DETAIL_BYTES:
+            return result.model_copy(update={"detail": {"left_out_bytes": len(detail.encode())}})
     elif isinstance(result, Deferred) and not info.deferred:
         return _invalid(result.sample_id, "the oracle deferred its answer without having declared that it may")
     elif isinstance(result, ScoreFailure) and result.code in {"stale", "expired", "poison"}:
         return _invalid(result.sample_id, f"the code {result.code} is not an oracle's to give")
+    elif isinstance(result, ScoreFailure) and len(result.detail) > _MAX_FAILURE_CHARS:
+        return result.model_copy(update={"detail": result.detail[:_MAX_FAILURE_CHARS]})
     return result
 
 
 def _invalid(sample_id: str, detail: str, *, retryable: bool = False) -> ScoreFailure:
-    return ScoreFailure(sample_id=sample_id, code="invalid_answer", detail=detail, retryable=retryable)
+    said = _writable(detail[:_MAX_FAILURE_CHARS])
+    return ScoreFailure(sample_id=sample_id, code="invalid_answer", detail=said, retryable=retryable)
+
+
+def _writable(text: str) -> str:
+    """The text as UTF-8 can say it: JSON may hold half a character, and what is kept must be written."""
+    return text.encode(errors="replace").decode()

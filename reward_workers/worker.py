@@ -100,7 +100,9 @@ class Worker:
     async def _discover(self) -> None:
         """Makes the pumps those that the registry asks for."""
         runs = set(await self._registry.runs())
-        endpoints = {endpoint.name: endpoint for endpoint in await self._registry.oracles() if not endpoint.paused}
+        endpoints = {
+            endpoint.name: endpoint for endpoint in await self._registry.oracles() if endpoint.state != "paused"
+        }
         for name, link in list(self._links.items()):
             if endpoints.get(name) != link.endpoint:
                 self._retire(oracle=name)
@@ -108,7 +110,9 @@ class Worker:
             self._retire(run_id=run_id)
         for name, endpoint in endpoints.items():
             if name not in self._links:
-                self._links[name] = OracleLink(endpoint, settings=self._settings, meter=self.meter, rng=self._rng)
+                self._links[name] = OracleLink(
+                    endpoint, registry=self._registry, settings=self._settings, meter=self.meter
+                )
         for run_id in runs - set(self._streams):
             self._streams[run_id] = await self._open_stream(run_id)
         for run_id, stream in self._streams.items():

@@ -4,7 +4,7 @@
         serve.run(one.application, name=one.name, route_prefix=one.route_prefix)
 
 An oracle then answers the protocol under `/oracles/<name>/v1/…`. Replicas are plain oracles in the app of
-`services.app`; nothing here is asked how to score.
+`rewardmesh.kit.app`; nothing here is asked how to score.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
+from rewardmesh.kit.app import AppLimits, build_app
 from rewardmesh.wire.errors import RecipeError
-from services.app import AppLimits, build_app
 from services.catalogue import ORACLES, make_oracle
 
 __all__ = ["OracleApplication", "OracleScale", "OraclesSettings", "oracle_applications"]

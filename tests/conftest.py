@@ -12,6 +12,7 @@ ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray on loopback; read when Ray is imported, by whichever test is first
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "REWARDMESH_ALLOWED_NETWORKS": "127.0.0.0/8, ::1/128",  # the tests' oracles listen there
     "YOLO_AUTOINSTALL": "false",
     "YOLO_OFFLINE": "true",
 }

@@ -1,4 +1,4 @@
-"""An oracle: a plain object that turns pictures into rewards. It knows no HTTP, no queue and no cluster.
+"""An oracle: a plain object that turns pictures into rewards. It knows no queue and no cluster.
 
     class Blueness(Oracle):
         info = OracleInfo(name="blueness", version="1", reward_min=0.0, reward_max=1.0,
@@ -8,7 +8,8 @@
             return [Scored(sample_id=one.sample.sample_id, reward=float(one.picture[..., 2].mean() / 255))
                     for one in batch]
 
-`services.app.build_app(Blueness())` serves it. `score` is called from one thread at a time.
+`Blueness().serve()` serves it over HTTP; `rewardmesh.kit.app.build_app` makes the app for other servers. `score` is
+called from one thread at a time.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ class Oracle(ABC):
         others, and a sample that cannot be judged is a `ScoreFailure` of its own (see `failed`), not an exception.
         An exception fails the whole batch as `oracle_error`.
         """
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 8800, token: str | None = None) -> None:
+        """Answers the protocol over HTTP until it is stopped, on this machine only unless `host` says otherwise.
+
+        `token`, if given, is the bearer token that every route but health asks for.
+        """
+        from rewardmesh.kit.serving import serve_oracle  # noqa: PLC0415 - only who serves needs a web framework
+
+        serve_oracle(self, host=host, port=port, token=token)
 
     def close(self) -> None:  # noqa: B027 - an oracle with nothing to let go of need not say so
         """Lets go of what the oracle holds; it is not used afterwards."""

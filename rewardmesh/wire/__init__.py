@@ -9,6 +9,8 @@ redis_stream    the stream on Redis 6.2+ or Valkey (Lua scripts in lua/)
 memory_stream   the same stream in one process, without a server
 registry        where an oracle is and what it bears; which runs are alive
 buffer          connects to a server and checks that it may be trusted
+networks        which addresses may be called
+outgoing        the one HTTP client for URLs that people register
 telemetry       structured logs
 """
 
@@ -21,6 +23,8 @@ __all__ = [
     "memory_stream",
     "messages",
     "names",
+    "networks",
+    "outgoing",
     "redis_stream",
     "registry",
     "stream",

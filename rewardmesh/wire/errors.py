@@ -6,15 +6,25 @@
     ├── PictureRejected          bytes that are no picture, or too large to open
     ├── ChecksMissing            a prompt says nothing that this oracle could verify
     ├── ProtocolError            a message that does not have the protocol's shape
+    ├── AddressRefused           a URL that this deployment does not call
     ├── PortInUse                somebody else listens there
     ├── CheckpointCorrupt        a checkpoint or store whose checksum does not hold
+    ├── UnknownOracle            no oracle of that name is registered
     ├── BufferFault             the server that carries samples
     │   ├── BufferUnavailable        (retryable) it does not answer
     │   ├── BufferMisconfigured      it would lose what it acknowledged, or is too old
     │   └── BufferFull               an oracle's byte budget is spent
     ├── StreamError              what a caller asked of a stream
     │   ├── StaleClaim               the lease was lost to another consumer
-    │   └── UnknownGroup             never enqueued, or already forgotten
+    │   ├── UnknownGroup             never enqueued, or already forgotten
+    │   ├── UnknownLetter            no dead letter of that id
+    │   └── PictureGone              pushed out by younger ones; nothing can be asked about it again
+    ├── AccessError              what a token may not do
+    │   ├── TokenRefused             no token, an unknown one, an expired one, a revoked one
+    │   ├── ScopeMissing             the token is good, but not for this
+    │   └── RateExceeded             (retryable) it asked more often than it may
+    ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
+    ├── GatewayUnavailable       (retryable) the gateway does not answer
     └── OracleError              the service that turns pictures into rewards
         ├── OracleUnavailable        (retryable) it does not answer, or says that it is busy
         ├── OracleTimeout            (retryable) it did not answer in time
@@ -28,24 +38,34 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AccessError",
+    "AddressRefused",
     "BufferFault",
     "BufferFull",
     "BufferMisconfigured",
     "BufferUnavailable",
     "CheckpointCorrupt",
     "ChecksMissing",
+    "GatewayUnavailable",
     "OracleError",
     "OracleRejected",
     "OracleTimeout",
     "OracleUnavailable",
+    "PictureGone",
     "PictureRejected",
     "PortInUse",
     "ProtocolError",
+    "RateExceeded",
     "RecipeError",
+    "RegistrationRefused",
     "RewardmeshError",
+    "ScopeMissing",
     "StaleClaim",
     "StreamError",
+    "TokenRefused",
     "UnknownGroup",
+    "UnknownLetter",
+    "UnknownOracle",
     "WeightsMissing",
 ]
 
@@ -88,12 +108,20 @@ class ProtocolError(RewardmeshError):
     """A message that does not have the protocol's shape."""
 
 
+class AddressRefused(RewardmeshError):
+    """A URL whose address is not public and not in an allowed network, or that is not plain http(s)."""
+
+
 class PortInUse(RewardmeshError):
     """Another process listens on the port."""
 
 
 class CheckpointCorrupt(RewardmeshError):
     """A checkpoint or a store that does not match its checksum."""
+
+
+class UnknownOracle(RewardmeshError):
+    """No oracle of that name is registered."""
 
 
 class BufferFault(RewardmeshError):
@@ -124,6 +152,46 @@ class StaleClaim(StreamError):
 
 class UnknownGroup(StreamError):
     """The group was never enqueued, or was forgotten."""
+
+
+class AccessError(RewardmeshError):
+    """A token may not do what was asked."""
+
+
+class TokenRefused(AccessError):
+    """There is no token, or it is unknown, expired or revoked."""
+
+
+class ScopeMissing(AccessError):
+    """The token is good, but its scopes do not allow this."""
+
+
+class RateExceeded(AccessError):
+    """The token asked more often than it may; `retry_after_s` says when to come back."""
+
+    retryable = True
+    retry_after_s: int = 1
+
+
+class RegistrationRefused(RewardmeshError):
+    """An oracle that cannot be registered, or changed, like that. What to do may be a report of several lines."""
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.which}): {self.what_to_do}"
+
+
+class GatewayUnavailable(RewardmeshError):
+    """The gateway does not answer."""
+
+    retryable = True
+
+
+class UnknownLetter(StreamError):
+    """There is no dead letter of that id: it was requeued, discarded, or pushed out by younger ones."""
+
+
+class PictureGone(StreamError):
+    """The picture of a dead letter was pushed out by younger ones."""
 
 
 class OracleError(RewardmeshError):

@@ -9,10 +9,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
-from rewardmesh.wire.errors import UnknownGroup
+from rewardmesh.wire.errors import UnknownGroup, UnknownLetter
+from rewardmesh.wire.memory_letters import MemoryLetters
+from rewardmesh.wire.memory_state import Kept, Open, Queue
 from rewardmesh.wire.messages import Deferred, Scored, ScoreFailure
 from rewardmesh.wire.stream import (
     Admission,
@@ -21,58 +22,18 @@ from rewardmesh.wire.stream import (
     Depth,
     Group,
     GroupOutcome,
-    PendingSample,
+    Provenance,
     Result,
     SettleReport,
     StreamSettings,
     require_enqueueable,
+    require_requeued,
 )
 
 __all__ = ["MemoryStream"]
 
 POLL_S = 0.02  # a waiting claim looks this often for due retries and expired leases
 COMPLETIONS_KEPT = 10_000
-
-
-@dataclass
-class _Open:
-    """A (sample, oracle) without an outcome."""
-
-    group_id: str
-    request: PendingSample
-    state: Literal["waiting", "leased", "retrying", "deferred"] = "waiting"
-    entry_id: str = ""
-    consumer: str = ""
-    since_s: float = 0.0  # lease or deferral began
-    due_s: float = 0.0  # retry or deferral ends
-    deliveries: int = 0  # of the present entry
-    attempts: int = 0
-    crashes: int = 0
-    last_failure: ScoreFailure | None = None
-    holds_picture: bool = True
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.group_id, self.request.sample.sample_id
-
-
-@dataclass
-class _Queue:
-    """What one oracle has to do. Insertion order of `open` is the order of claims."""
-
-    open: dict[tuple[str, str], _Open] = field(default_factory=dict)
-    letters: deque[DeadLetter] = field(default_factory=deque)
-    num_entries: int = 0
-
-
-@dataclass
-class _Kept:
-    """A group that was not forgotten."""
-
-    since_s: float
-    left: dict[str, int] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    results: dict[tuple[str, str], Result] = field(default_factory=dict)  # by oracle, sample
 
 
 class MemoryStream:
@@ -84,8 +45,8 @@ class MemoryStream:
         self._run_id = run_id
         self._settings = settings or StreamSettings()
         self._clock = clock
-        self._queues: dict[str, _Queue] = {}
-        self._groups: dict[str, _Kept] = {}
+        self._queues: dict[str, Queue] = {}
+        self._groups: dict[str, Kept] = {}
         self._completed: deque[tuple[int, str, str]] = deque(maxlen=COMPLETIONS_KEPT)
         self._num_completed = 0
         self._policy_version = 0
@@ -109,11 +70,18 @@ class MemoryStream:
         return admissions
 
     async def claim(
-        self, oracle: str, *, consumer: str, max_samples: int, lease_s: float, wait_s: float = 0.0
+        self,
+        oracle: str,
+        *,
+        consumer: str,
+        max_samples: int,
+        lease_s: float,
+        wait_s: float = 0.0,
+        begun_only: bool = False,
     ) -> list[Claim]:
         deadline = time.monotonic() + wait_s
         while True:
-            claims = self._claim_now(oracle, consumer, max_samples, lease_s)
+            claims = self._claim_now(oracle, consumer, max_samples, lease_s, begun_only=begun_only)
             left_s = deadline - time.monotonic()
             if claims or left_s <= 0:
                 return claims
@@ -155,15 +123,18 @@ class MemoryStream:
                 settled += 1
         return SettleReport(settled=settled, duplicates=duplicates, deferred=deferred)
 
-    async def retry(self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure, delay_s: float) -> bool:
+    async def retry(
+        self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure | None, delay_s: float
+    ) -> bool:
         waiting = self._leased(oracle, consumer, claim)
         if waiting is None:
             return False
         waiting.crashes += waiting.deliveries - 1
-        waiting.attempts += 1
+        if failure is not None:
+            waiting.failures[failure.code] += 1
+            waiting.last_failure = failure
         waiting.state, waiting.entry_id = "retrying", ""
         waiting.due_s = self._clock() + delay_s
-        waiting.last_failure = failure
         return True
 
     async def settle_late(self, oracle: str, *, group_id: str, result: Scored | ScoreFailure, version: str) -> bool:
@@ -188,12 +159,20 @@ class MemoryStream:
         kept = self._groups.get(group_id)
         if kept is None or oracle not in kept.left:
             raise UnknownGroup("never accepted, or forgotten", f"{group_id} for {oracle}", "enqueue it first")
+        results = {sample_id: result for (by, sample_id), result in kept.results.items() if by == oracle}
         return GroupOutcome(
             group_id=group_id,
             oracle=oracle,
             complete=kept.left[oracle] == 0,
-            results={sample_id: result for (by, sample_id), result in kept.results.items() if by == oracle},
+            results=results,
             version=kept.versions.get(oracle, ""),
+            provenance={
+                sample_id: Provenance(
+                    version=kept.answered_by.get((oracle, sample_id), ""),
+                    media_type=kept.requests[sample_id].media_type,
+                )
+                for sample_id in results
+            },
         )
 
     async def groups(self) -> list[str]:
@@ -221,24 +200,58 @@ class MemoryStream:
         )
 
     async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:
-        return list(reversed(self._queue(oracle).letters))[:max_count]
+        return self._queue(oracle).letters.latest(max_count)
+
+    async def dead_letter(self, oracle: str, letter_id: str) -> DeadLetter:
+        return self._queue(oracle).letters.get(letter_id)
+
+    async def requeue(self, oracle: str, letter_id: str) -> bool:
+        self._sweep(oracle)
+        letters = self._queue(oracle).letters
+        try:
+            letter = letters.get(letter_id)
+        except UnknownLetter:
+            return False
+        sample, picture = letter.sample, letter.picture
+        kept = self._groups.get(sample.group_id)
+        if kept is None or kept.results.get((oracle, sample.sample_id)) != letter.failure:
+            said = "no group"
+        elif picture is None:
+            said = "no picture"
+        elif self._bytes(oracle) + len(picture) > self._settings.budget_bytes:
+            said = "no room"
+        else:
+            said = "requeued"
+            del kept.results[oracle, sample.sample_id]
+            kept.answered_by.pop((oracle, sample.sample_id), None)
+            kept.left[oracle] += 1
+            self._append(oracle, Open(sample.group_id, replace(kept.requests[sample.sample_id], picture=picture)))
+            letters.discard(letter_id)
+        require_requeued(said, f"{letter_id} of {oracle}")
+        return True
+
+    async def discard(self, oracle: str, letter_id: str) -> bool:
+        return self._queue(oracle).letters.discard(letter_id)
 
     async def close(self) -> None:
         """Nothing to let go of."""
 
-    def _queue(self, oracle: str) -> _Queue:
-        return self._queues.setdefault(oracle, _Queue())
+    def _queue(self, oracle: str) -> Queue:
+        if oracle not in self._queues:
+            self._queues[oracle] = Queue(letters=MemoryLetters(oracle, self._settings))
+        return self._queues[oracle]
 
     def _bytes(self, oracle: str) -> int:
         return sum(len(w.request.picture) for w in self._queue(oracle).open.values() if w.state != "deferred")
 
     def _accept(self, group: Group, oracle: str) -> None:
-        kept = self._groups.setdefault(group.group_id, _Kept(since_s=self._clock()))
+        kept = self._groups.setdefault(group.group_id, Kept(since_s=self._clock()))
         kept.left[oracle] = len(group.requests)
         for request in group.requests:
-            self._append(oracle, _Open(group.group_id, request))
+            kept.requests.setdefault(request.sample.sample_id, replace(request, picture=b""))
+            self._append(oracle, Open(group.group_id, request))
 
-    def _append(self, oracle: str, waiting: _Open) -> None:
+    def _append(self, oracle: str, waiting: Open) -> None:
         """Puts the sample at the end of the queue, as a new entry."""
         queue = self._queue(oracle)
         queue.num_entries += 1
@@ -246,7 +259,7 @@ class MemoryStream:
         queue.open.pop(waiting.key, None)
         queue.open[waiting.key] = waiting
 
-    def _leased(self, oracle: str, consumer: str, claim: Claim) -> _Open | None:
+    def _leased(self, oracle: str, consumer: str, claim: Claim) -> Open | None:
         waiting = self._queue(oracle).open.get((claim.sample.group_id, claim.sample.sample_id))
         mine = waiting is not None and (waiting.state, waiting.consumer, waiting.entry_id) == (
             "leased",
@@ -255,7 +268,9 @@ class MemoryStream:
         )
         return waiting if mine else None
 
-    def _claim_now(self, oracle: str, consumer: str, max_samples: int, lease_s: float) -> list[Claim]:
+    def _claim_now(
+        self, oracle: str, consumer: str, max_samples: int, lease_s: float, *, begun_only: bool
+    ) -> list[Claim]:
         self._sweep(oracle)
         now = self._clock()
         queue = self._queue(oracle)
@@ -263,7 +278,7 @@ class MemoryStream:
         for waiting in sorted(due, key=lambda w: w.due_s):
             self._append(oracle, waiting)
         expired = [w for w in queue.open.values() if w.state == "leased" and now - w.since_s >= lease_s]
-        new = [w for w in queue.open.values() if w.state == "waiting"]
+        new = [w for w in queue.open.values() if w.state == "waiting" and (w.begun or not begun_only)]
         claims: list[Claim] = []
         for waiting in expired + new:
             if len(claims) == max_samples:
@@ -272,11 +287,11 @@ class MemoryStream:
             if (failure := self._unaskable(waiting)) is not None:
                 self._record(oracle, waiting, failure, "")
                 continue
-            waiting.state, waiting.consumer, waiting.since_s = "leased", consumer, now
-            claims.append(_claim_of(waiting))
+            waiting.state, waiting.consumer, waiting.since_s, waiting.begun = "leased", consumer, now, True
+            claims.append(waiting.claim())
         return claims
 
-    def _unaskable(self, waiting: _Open) -> ScoreFailure | None:
+    def _unaskable(self, waiting: Open) -> ScoreFailure | None:
         """The failure of a sample that no oracle should be asked about any more."""
         sample = waiting.request.sample
         staleness = self._policy_version - sample.policy_version
@@ -292,24 +307,27 @@ class MemoryStream:
             return ScoreFailure(sample_id=sample.sample_id, code="poison", detail=detail, retryable=False)
         return None
 
-    def _record(self, oracle: str, waiting: _Open, result: Scored | ScoreFailure, version: str) -> None:
+    def _record(self, oracle: str, waiting: Open, result: Scored | ScoreFailure, version: str) -> None:
         del self._queue(oracle).open[waiting.key]
         kept = self._groups[waiting.group_id]
         kept.results[oracle, result.sample_id] = result
-        kept.versions[oracle] = version or kept.versions.get(oracle, "")
+        if version:
+            kept.versions[oracle] = kept.answered_by[oracle, result.sample_id] = version
         if isinstance(result, ScoreFailure) and result.code != "stale":
-            self._bury(oracle, waiting, result)
+            self._queue(oracle).letters.bury(
+                waiting.request, result, attempts=waiting.attempts, holds_picture=waiting.holds_picture
+            )
         kept.left[oracle] -= 1
         if kept.left[oracle] == 0:
             self._num_completed += 1
             self._completed.append((self._num_completed, waiting.group_id, oracle))
 
-    def _defer(self, oracle: str, waiting: _Open, result: Deferred, version: str) -> None:
+    def _defer(self, oracle: str, waiting: Open, result: Deferred, version: str) -> None:
         waiting.state, waiting.entry_id = "deferred", ""
         waiting.since_s, waiting.due_s = self._clock(), result.until
         kept = self._groups[waiting.group_id]
         kept.results[oracle, result.sample_id] = result
-        kept.versions[oracle] = version
+        kept.versions[oracle] = kept.answered_by[oracle, result.sample_id] = version
         held = [w for w in self._queue(oracle).open.values() if w.state == "deferred" and w.holds_picture]
         held.sort(key=lambda w: w.since_s)
         in_use = sum(len(w.request.picture) for w in held)
@@ -318,29 +336,6 @@ class MemoryStream:
                 break
             oldest.holds_picture = False
             in_use -= len(oldest.request.picture)
-
-    def _bury(self, oracle: str, waiting: _Open, failure: ScoreFailure) -> None:
-        letters = self._queue(oracle).letters
-        budget = self._settings.dead_letter_bytes
-        picture = waiting.request.picture if waiting.holds_picture else None
-        letters.append(
-            DeadLetter(
-                sample=waiting.request.sample,
-                oracle=oracle,
-                failure=failure,
-                attempts=waiting.attempts,
-                picture=picture if picture is not None and len(picture) <= budget else None,
-                media_type=waiting.request.media_type,
-            )
-        )
-        while len(letters) > self._settings.max_dead_letters:
-            letters.popleft()
-        in_use = sum(len(letter.picture or b"") for letter in letters)
-        for index, letter in enumerate(letters):
-            if in_use <= budget:
-                break
-            in_use -= len(letter.picture or b"")
-            letters[index] = replace(letter, picture=None)
 
     def _sweep(self, oracle: str) -> None:
         now = self._clock()
@@ -357,15 +352,3 @@ class MemoryStream:
         for queue in self._queues.values():
             for key in [key for key in queue.open if key[0] == group_id]:
                 del queue.open[key]
-
-
-def _claim_of(waiting: _Open) -> Claim:
-    return Claim(
-        entry_id=waiting.entry_id,
-        sample=waiting.request.sample,
-        media_type=waiting.request.media_type,
-        picture=waiting.request.picture,
-        hint=waiting.request.hint,
-        attempts=waiting.attempts,
-        deliveries=waiting.attempts + waiting.crashes + waiting.deliveries,
-    )

@@ -15,6 +15,7 @@ from rewardmesh.wire.strict_json import dump_json, require_finite
 
 __all__ = [
     "PROTOCOL",
+    "BreakerBounds",
     "Checks",
     "Clause",
     "Count",
@@ -27,6 +28,7 @@ __all__ = [
     "Number",
     "OracleEndpoint",
     "OracleInfo",
+    "RetryBound",
     "Sample",
     "ScoreBatch",
     "ScoreBatchReply",
@@ -228,15 +230,39 @@ class ScoreBatchReply(Message):
     results: list[ScoreResult]
 
 
+class RetryBound(Message):
+    """How often one sample is asked in spite of one class of failure, and for how long after its first ask."""
+
+    max_attempts: Count = Field(ge=1)
+    budget_s: Number = Field(ge=0)
+
+
+class BreakerBounds(Message):
+    """When an oracle is left alone: after so many calls in a row that failed as a whole, for `open_s`, doubling."""
+
+    failures_to_open: Count = Field(default=3, ge=1)
+    open_s: Number = Field(default=1.0, gt=0)
+    max_open_s: Number = Field(default=30.0, gt=0)
+
+
 class OracleEndpoint(Message):
-    """What the registry keeps: where an oracle is and what it bears."""
+    """What the registry keeps: where an oracle is and what it bears.
+
+    `max_attempts` and `retry_budget_s` bound every class of failure that `retries` does not name. `state`: a paused
+    oracle gets nothing, a draining one only what was claimed before.
+    """
 
     name: Name
     url: str = Field(pattern=r"^https?://\S+$")
+    version: str = ""  # what the service said when it was registered; "" if it was never asked
+    dialect: Literal["rewardmesh", "flow_factory", "openrlhf", "openai_judge", "kserve"] = "rewardmesh"
+    options: Detail = Field(default_factory=dict)  # of the dialect
     max_batch: Count = Field(ge=1)
     concurrency: Count = Field(default=1, ge=1)
     deadline_s: Number = Field(default=30.0, gt=0)
     max_attempts: Count = Field(default=4, ge=1)
     retry_base_s: Number = Field(default=0.5, gt=0)
     retry_budget_s: Number = Field(default=300.0, ge=0)
-    paused: bool = False
+    retries: dict[FailureCode, RetryBound] = Field(default_factory=dict)
+    breaker: BreakerBounds = BreakerBounds()
+    state: Literal["active", "paused", "draining"] = "active"

@@ -9,13 +9,20 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "GATEWAY_AUDIT",
+    "GATEWAY_GROUP",
+    "GATEWAY_INFOS",
+    "GATEWAY_RATE",
+    "GATEWAY_TOKENS",
     "KEY_KINDS",
     "LOG_FIELDS",
     "METRICS",
     "REGISTRY_ORACLES",
     "REGISTRY_RUNS",
+    "REGISTRY_SECRETS",
     "RUN_KEYS",
     "WORKERS",
+    "breaker_key",
     "prefix",
     "run_key",
     "text",
@@ -23,6 +30,12 @@ __all__ = [
 
 REGISTRY_ORACLES: Final = "rm:registry:oracles"  # hash: name -> OracleEndpoint as JSON
 REGISTRY_RUNS: Final = "rm:registry:runs"  # set of run ids
+GATEWAY_TOKENS: Final = "rm:gateway:tokens"  # hash: token id -> what it may, and the digest of its secret, as JSON
+GATEWAY_AUDIT: Final = "rm:gateway:audit"  # stream: one entry a change; trimmed
+GATEWAY_INFOS: Final = "rm:gateway:infos"  # hash: oracle -> what it said about itself when it was registered
+GATEWAY_RATE: Final = "rm:gateway:rate:{}"  # string by token id: when its next request is due; expires
+GATEWAY_GROUP: Final = "rm:gateway:group:{}:{}"  # set by team and group: the oracles that took it; expires
+REGISTRY_SECRETS: Final = "rm:registry:secrets"  # hash: name of an oracle -> the bearer token that we send to it
 WORKERS: Final = "workers"  # the one consumer group of every stream
 
 RUN_KEYS: Final[dict[str, str]] = {
@@ -40,7 +53,7 @@ KEY_KINDS: Final[dict[str, str]] = {
     "deferred": "sorted set by oracle: samples whose answer comes later, by deadline",
     "held": "sorted set by oracle: deferred samples whose picture is still kept, by time of deferral",
     "stat": "hash by oracle: bytes in use, duplicates",
-    "dead": "stream by oracle: failed samples; trimmed",
+    "dead": "stream by oracle: failed samples, by the ids of dead letters; trimmed",
     "deadpics": "hash by oracle: pictures of failed samples, by dead letter",
 }
 
@@ -53,10 +66,12 @@ METRICS: Final[dict[str, str]] = {
     "rewardmesh_stream_bytes": "picture bytes in use, by run and oracle",
     "rewardmesh_stream_oldest_pending_s": "age of the oldest unsettled sample, by run and oracle",
     "rewardmesh_stream_dead_letters": "failed samples kept, by run and oracle",
-    "rewardmesh_samples_settled": "outcomes recorded, by run, oracle and kind",
+    "rewardmesh_samples_settled": "outcomes recorded, by run, oracle, version and kind",
     "rewardmesh_samples_duplicate": "outcomes that were already there, by run and oracle",
     "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle and code",
-    "rewardmesh_oracle_latency_s": "seconds that one batch took over HTTP, by oracle",
+    "rewardmesh_oracle_latency_s": "seconds that one batch took over HTTP, by oracle and version",
+    "rewardmesh_oracle_batch_samples": "samples in one batch, by oracle and version",
+    "rewardmesh_oracle_calls_failed": "calls that failed as a whole, by oracle, version, code and breaker since",
     "rewardmesh_reward": "mean reward of an iteration, by run and oracle",
     "rewardmesh_reward_time_exposed_s": "seconds an iteration waited for rewards, by run",
     "rewardmesh_reward_time_hidden_s": "seconds of reward time that learning overlapped, by run",
@@ -65,6 +80,11 @@ METRICS: Final[dict[str, str]] = {
 
 #: Fields of structured logs that identify what a line is about.
 LOG_FIELDS: Final = ("run_id", "group_id", "sample_id", "oracle", "policy_version", "iteration")
+
+
+def breaker_key(oracle: str) -> str:
+    """Hash of an oracle's circuit breaker; absent while it is closed and the last call succeeded."""
+    return f"rm:registry:breaker:{oracle}"
 
 
 def prefix(run_id: str) -> str:

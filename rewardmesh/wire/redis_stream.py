@@ -7,6 +7,8 @@ Life cycle and promises: `rewardmesh.wire.stream`; keys: `rewardmesh.wire.names`
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
@@ -19,7 +21,7 @@ from redis.asyncio import Redis
 
 from rewardmesh.wire import names
 from rewardmesh.wire.buffer import server_errors
-from rewardmesh.wire.errors import UnknownGroup
+from rewardmesh.wire.errors import UnknownGroup, UnknownLetter
 from rewardmesh.wire.messages import Deferred, Message, Number, Sample, Scored, ScoreFailure, parse_result
 from rewardmesh.wire.stream import (
     Admission,
@@ -28,18 +30,32 @@ from rewardmesh.wire.stream import (
     Depth,
     Group,
     GroupOutcome,
+    Provenance,
     Result,
     SettleReport,
     StreamSettings,
     require_enqueueable,
+    require_requeued,
 )
 from rewardmesh.wire.strict_json import dump_json
 
 __all__ = ["RedisStream", "open_redis_stream"]
 
-SCRIPTS: Final = ("enqueue", "claim", "heartbeat", "settle", "retry", "outcomes", "forget", "depth")
+SCRIPTS: Final = (
+    "enqueue",
+    "claim",
+    "heartbeat",
+    "settle",
+    "retry",
+    "outcomes",
+    "forget",
+    "depth",
+    "requeue",
+    "discard",
+)
 UPLOAD_CHUNK_BYTES: Final = 4 * 1024 * 1024  # one command must not block the server for long
 STAGE_TTL_MS: Final = 60_000
+_LETTER_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 LONGEST_BLOCK_S: Final = 0.25  # a waiting call looks this often; a claim for due retries and expired leases too
 
 
@@ -88,7 +104,8 @@ class RedisStream:
         for request in group.requests:
             sample = request.sample
             parcel = _Parcel(sample=sample, media_type=request.media_type, hint=request.hint)
-            args += [sample.sample_id, len(request.picture), sample.policy_version, parcel.to_json()]
+            args += [sample.sample_id, len(request.picture), request.media_type]
+            args += [sample.policy_version, parcel.to_json()]
         await self._upload(stage, ((request.sample.sample_id, request.picture) for request in group.requests))
         answer = await self._call("enqueue", *args)
         return {
@@ -97,11 +114,19 @@ class RedisStream:
         }
 
     async def claim(
-        self, oracle: str, *, consumer: str, max_samples: int, lease_s: float, wait_s: float = 0.0
+        self,
+        oracle: str,
+        *,
+        consumer: str,
+        max_samples: int,
+        lease_s: float,
+        wait_s: float = 0.0,
+        begun_only: bool = False,
     ) -> list[Claim]:
         deadline = time.monotonic() + wait_s
         while True:
-            leased, last_id, more = await self._call("claim", oracle, consumer, max_samples, _ms(lease_s))
+            args = (oracle, consumer, max_samples, _ms(lease_s), int(begun_only))
+            leased, last_id, more = await self._call("claim", *args)
             claims = await self._with_pictures(leased)
             left_s = deadline - time.monotonic()
             if claims or (left_s <= 0 and not more):
@@ -139,9 +164,12 @@ class RedisStream:
         settled, duplicates, deferred = await self._call("settle", *args)
         return SettleReport(settled=settled, duplicates=duplicates, deferred=deferred)
 
-    async def retry(self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure, delay_s: float) -> bool:
+    async def retry(
+        self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure | None, delay_s: float
+    ) -> bool:
         ids = (claim.entry_id, claim.sample.group_id, claim.sample.sample_id)
-        return bool(await self._call("retry", oracle, consumer, *ids, _ms(delay_s), failure.to_json()))
+        counted = ("", "") if failure is None else (failure.code, failure.to_json())
+        return bool(await self._call("retry", oracle, consumer, *ids, _ms(delay_s), *counted))
 
     async def settle_late(self, oracle: str, *, group_id: str, result: Scored | ScoreFailure, version: str) -> bool:
         args = (group_id, result.sample_id, _kind(result), 0, result.to_json())
@@ -164,14 +192,19 @@ class RedisStream:
         answer = await self._call("outcomes", oracle, group_id)
         if answer is None:
             raise UnknownGroup("never accepted, or forgotten", f"{group_id} for {oracle}", "enqueue it first")
-        left, version, *results = answer
-        parsed = [parse_result(result) for result in results]
+        left, version, *flat = answer
+        parsed = [parse_result(result) for result in flat[::3]]
+        sources = [
+            Provenance(version=names.text(by), media_type=names.text(media_type))
+            for by, media_type in zip(flat[1::3], flat[2::3], strict=True)
+        ]
         return GroupOutcome(
             group_id=group_id,
             oracle=oracle,
             complete=left == 0,
             results={result.sample_id: result for result in parsed},
             version=names.text(version),
+            provenance={result.sample_id: source for result, source in zip(parsed, sources, strict=True)},
         )
 
     async def groups(self) -> list[str]:
@@ -197,32 +230,50 @@ class RedisStream:
         )
 
     async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:
-        entries = await self._ask(self._client.xrevrange(self._key("dead", oracle), count=max_count))
+        return await self._letters(oracle, self._client.xrevrange(self._key("dead", oracle), count=max_count))
+
+    async def dead_letter(self, oracle: str, letter_id: str) -> DeadLetter:
+        if _LETTER_ID.fullmatch(letter_id):
+            entries = self._client.xrange(self._key("dead", oracle), letter_id, letter_id)
+            for letter in await self._letters(oracle, entries):
+                return letter
+        raise UnknownLetter("no such dead letter", f"{letter_id} of {oracle}", "list those that there are")
+
+    async def requeue(self, oracle: str, letter_id: str) -> bool:
+        if not _LETTER_ID.fullmatch(letter_id):
+            return False
+        said = names.text(await self._call("requeue", oracle, letter_id))
+        require_requeued(said, f"{letter_id} of {oracle}")
+        return said == "requeued"
+
+    async def discard(self, oracle: str, letter_id: str) -> bool:
+        return bool(_LETTER_ID.fullmatch(letter_id) and await self._call("discard", oracle, letter_id))
+
+    async def close(self) -> None:
+        """Nothing to let go of: the client belongs to the caller."""
+
+    async def _letters(self, oracle: str, asked: Awaitable[Any]) -> list[DeadLetter]:
+        entries = await self._ask(asked)
         if not entries:
             return []
         pictures = await self._ask(
             self._client.hmget(self._key("deadpics", oracle), [entry_id for entry_id, _ in entries])
         )
         letters = []
-        for (_, entry), picture in zip(entries, pictures, strict=True):
-            request, failure = (
-                _Parcel.model_validate_json(entry[b"m"]),
-                ScoreFailure.model_validate_json(entry[b"f"]),
-            )
+        for (entry_id, entry), picture in zip(entries, pictures, strict=True):
+            request = _Parcel.model_validate_json(entry[b"m"])
             letters.append(
                 DeadLetter(
+                    letter_id=names.text(entry_id),
                     sample=request.sample,
                     oracle=oracle,
-                    failure=failure,
+                    failure=ScoreFailure.model_validate_json(entry[b"f"]),
                     attempts=int(entry[b"a"]),
                     picture=picture,
                     media_type=request.media_type,
                 )
             )
         return letters
-
-    async def close(self) -> None:
-        """Nothing to let go of: the client belongs to the caller."""
 
     def _key(self, kind: str, name: str = "") -> str:
         return names.run_key(self._run_id, kind, name)
@@ -263,7 +314,7 @@ class RedisStream:
 
     async def _with_pictures(self, leased: Sequence[Any]) -> list[Claim]:
         """Fetches the pictures; a sample whose group was forgotten meanwhile is left out."""
-        requests = [_Parcel.model_validate_json(message) for _, _, message, _, _ in leased]
+        requests = [_Parcel.model_validate_json(message) for _, message, *_ in leased]
         by_group: dict[str, list[Sample]] = defaultdict(list)
         for request in requests:
             by_group[request.sample.group_id].append(request.sample)
@@ -277,7 +328,7 @@ class RedisStream:
             for sample, picture in zip(samples, answers, strict=True)
         }
         claims = []
-        for request, (entry_id, _, _, attempts, deliveries) in zip(requests, leased, strict=True):
+        for request, (entry_id, _, attempts, by_class, deliveries) in zip(requests, leased, strict=True):
             picture = pictures[request.sample.group_id, request.sample.sample_id]
             if picture is not None:
                 claims.append(
@@ -289,6 +340,7 @@ class RedisStream:
                         hint=request.hint,
                         attempts=attempts,
                         deliveries=deliveries,
+                        failures=json.loads(by_class),
                     )
                 )
         return claims

@@ -3,17 +3,20 @@
 Life cycle of one (sample, oracle):
 
     enqueue ──► waiting ──claim──► leased ──settle──► settled: Scored | ScoreFailure
-                   ▲                 │ │ ╲                     ▲   (a failure is kept as a dead letter)
+                   ▲                 │ │ ╲                     ▲  │ (a failure is kept as a dead letter)
                    │   retry(delay)  │ │  ╲─settle(Deferred)─► deferred ──settle_late──┘
                    ├── retrying ◄────┘ │                          └── deadline passed ─┘ failed: expired
-                   └── lease expired ◄─┘
+                   ├── lease expired ◄─┘                          │
+                   └── requeue, by an operator: a dead letter ◄───────┘
     on claim, without asking the oracle:  policy too old ──► failed: stale (no dead letter)
                                           delivered more than `max_deliveries` times ──► failed: poison
 
 Promises: an acknowledged sample gets exactly one recorded outcome for each oracle; the first one is kept and every
-later one is counted as a duplicate and dropped. An oracle may be asked more than once. When the last outcome of a
-(group, oracle) is recorded, the pair is complete and appended to the completions. Completions are a hint (they are
-trimmed); `outcomes` is the truth. A group is kept until the trainer forgets it, or until `group_ttl_s` has passed.
+later one is counted as a duplicate and dropped. An oracle may be asked more than once. Only an operator takes an
+outcome back, a failure whose group is still known (`requeue`): the pair is incomplete again, and one other outcome is
+recorded in its place. When the last outcome of a (group, oracle) is recorded, the pair is complete and appended to the
+completions, once more after a requeue. Completions are a hint (they are trimmed); `outcomes` is the truth. A group is
+kept until the trainer forgets it, or until `group_ttl_s` has passed.
 
     stream = MemoryStream("run-1", StreamSettings())
     await stream.enqueue(group, oracles=["object_count"])
@@ -33,8 +36,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rewardmesh.wire.errors import BufferFull, ProtocolError
-from rewardmesh.wire.messages import Deferred, Sample, Scored, ScoreFailure
+from rewardmesh.wire.errors import BufferFull, PictureGone, ProtocolError, UnknownGroup
+from rewardmesh.wire.messages import Deferred, FailureCode, Sample, Scored, ScoreFailure
 
 __all__ = [
     "Admission",
@@ -44,11 +47,13 @@ __all__ = [
     "Group",
     "GroupOutcome",
     "PendingSample",
+    "Provenance",
     "Result",
     "SettleReport",
     "Stream",
     "StreamSettings",
     "require_enqueueable",
+    "require_requeued",
 ]
 
 Result = Scored | ScoreFailure | Deferred
@@ -100,7 +105,8 @@ class Admission:
 class Claim:
     """A sample under lease.
 
-    `attempts`: explicit retries before this one; `deliveries`: times it was handed out, this one included.
+    `attempts`: failed asks before this one, and `failures` the same by class; `deliveries`: times it was handed out,
+    this one included.
     """
 
     entry_id: str
@@ -110,6 +116,7 @@ class Claim:
     hint: float | None
     attempts: int
     deliveries: int
+    failures: Mapping[FailureCode, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +129,26 @@ class SettleReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a result is from: the version of the oracle ("" if it never answered) and the codec of the picture."""
+
+    version: str
+    media_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class GroupOutcome:
-    """What is known of a (group, oracle). `results` by sample id; `version` is that of the last recorded result."""
+    """What is known of a (group, oracle). `results` and their `provenance` by sample id.
+
+    `version` is that of the last recorded result. `complete` may turn false again: see `Stream.requeue`.
+    """
 
     group_id: str
     oracle: str
     complete: bool
     results: Mapping[str, Result] = field(default_factory=dict)
     version: str = ""
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +169,7 @@ class Depth:
 class DeadLetter:
     """A sample that failed; its picture is None once the dead letters' own budget pushed it out."""
 
+    letter_id: str
     sample: Sample
     oracle: str
     failure: ScoreFailure
@@ -174,12 +194,20 @@ class Stream(Protocol):
         """
 
     async def claim(
-        self, oracle: str, *, consumer: str, max_samples: int, lease_s: float, wait_s: float = 0.0
+        self,
+        oracle: str,
+        *,
+        consumer: str,
+        max_samples: int,
+        lease_s: float,
+        wait_s: float = 0.0,
+        begun_only: bool = False,
     ) -> list[Claim]:
         """Leases up to `max_samples`: retries that are due, expired leases of others, then new ones.
 
-        Stale and poisonous samples, and deferred ones past their deadline, are settled here as failures. Waits up to
-        `wait_s` if there is nothing.
+        `begun_only`: no new ones, so that what was claimed before comes to its end and nothing else begins. Stale and
+        poisonous samples, and deferred ones past their deadline, are settled here as failures. Waits up to `wait_s` if
+        there is nothing.
         """
 
     async def heartbeat(self, oracle: str, *, consumer: str, claims: Sequence[Claim], lease_s: float) -> list[Claim]:
@@ -193,10 +221,13 @@ class Stream(Protocol):
         Idempotency key: (group_id, oracle, sample_id). An outcome whose lease was lost still counts if it is the first.
         """
 
-    async def retry(self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure, delay_s: float) -> bool:
+    async def retry(
+        self, oracle: str, *, consumer: str, claim: Claim, failure: ScoreFailure | None, delay_s: float
+    ) -> bool:
         """Hands the sample back, to be claimed again after `delay_s` (jitter is the caller's).
 
-        False if the lease was lost: then it is somebody else's to retry or settle.
+        The failure is counted by its class; None: the oracle was not asked, and nothing is counted. False if the lease
+        was lost: then it is somebody else's to retry or settle.
         """
 
     async def settle_late(self, oracle: str, *, group_id: str, result: Scored | ScoreFailure, version: str) -> bool:
@@ -228,6 +259,21 @@ class Stream(Protocol):
     async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:
         """The latest failures, newest first."""
 
+    async def dead_letter(self, oracle: str, letter_id: str) -> DeadLetter:
+        """One failure. Raises UnknownLetter."""
+
+    async def requeue(self, oracle: str, letter_id: str) -> bool:
+        """Takes the failure back: the sample waits again, with its attempts uncounted, and its letter is gone.
+
+        A trainer sees `outcomes(...).complete` turn false and the pair come again in `completions`. False if there is
+        no such letter (any more): repeating a requeue is no error. Raises UnknownGroup if the group was forgotten
+        meanwhile, PictureGone if the picture was pushed out, BufferFull if the oracle's budget has no room; then
+        nothing has changed.
+        """
+
+    async def discard(self, oracle: str, letter_id: str) -> bool:
+        """Drops the letter and its picture; the outcome stays what it is. False if there is no such letter."""
+
     async def close(self) -> None:
         """Lets go of the connection; what is in the stream stays."""
 
@@ -250,3 +296,13 @@ def require_enqueueable(group: Group, oracles: Sequence[str], settings: StreamSe
         what = f"a group of {need} bytes can never fit into a budget of {settings.budget_bytes}"
         raise BufferFull(what, group.group_id, "raise budget_bytes, or send smaller groups or pictures")
     return need
+
+
+def require_requeued(said: str, which: str) -> None:
+    """Raises what `Stream.requeue` promises for why a letter could not be requeued; the words are the scripts'."""
+    if said == "no group":
+        raise UnknownGroup("its group was forgotten, nobody waits for it", which, "discard the dead letter")
+    if said == "no picture":
+        raise PictureGone("its picture was pushed out by younger ones", which, "discard it, or raise dead_letter_bytes")
+    if said == "no room":
+        raise BufferFull("the oracle's budget has no room for its picture", which, "requeue it when less waits")

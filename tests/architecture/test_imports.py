@@ -34,6 +34,9 @@ LIGHT = {
     "import rewardmesh.kit.oracle": {
         "annotated_types", "numpy", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection",
     },
+    "from rewardmesh import Oracle, oracle": {
+        "PIL", "annotated_types", "numpy", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection",
+    },
 }  # fmt: skip
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from rewardmesh.kit.app import build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result, failed
 from rewardmesh.wire.codec import PNG, WEBP, encode_picture, raw_media_type
 from rewardmesh.wire.messages import OracleInfo, Sample, Scored, ScoreFailure, ScoreResult
-from services.app import build_app
 from services.catalogue import ORACLES, make_oracle
 from tests.unit.services.asking import batch, inline, multipart, parts, reply_of, sample
 from trainer.worlds.shapes.prompts import heldout_prompts

@@ -15,9 +15,8 @@ from redis.asyncio import Redis
 from rewardmesh.wire import names
 from rewardmesh.wire.buffer import connect, describe
 from rewardmesh.wire.errors import BufferUnavailable
-from rewardmesh.wire.messages import OracleEndpoint, Scored
+from rewardmesh.wire.messages import Scored
 from rewardmesh.wire.redis_stream import RedisStream, open_redis_stream
-from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Claim, Group, SettleReport, StreamSettings
 
 MakeGroup = Callable[..., Group]
@@ -141,22 +140,6 @@ async def test_a_server_killed_with_9_keeps_what_it_acknowledged(
     await client.aclose()
 
 
-async def test_the_registry_is_durable_and_live(client: Redis) -> None:
-    registry = Registry(client)
-    endpoint = OracleEndpoint(name="count", url="http://127.0.0.1:8000/count", max_batch=16)
-    await registry.put_oracle(endpoint)
-    await registry.put_oracle(endpoint.model_copy(update={"paused": True}))
-    assert [known.paused for known in await Registry(client).oracles()] == [True]
-    await registry.remove_oracle("count")
-    assert await registry.oracles() == []
-    await registry.put_run("b")
-    await registry.put_run("a")
-    assert await registry.runs() == ["a", "b"]
-    await registry.end_run("a")
-    await registry.end_run("b")
-    assert await registry.runs() == []
-
-
 async def test_the_server_says_what_it_is(client: Redis, server: Any) -> None:
     info = await describe(client)
     assert (info.maxmemory_policy, info.aof, info.fsync) == ("noeviction", True, "everysec")
@@ -166,5 +149,6 @@ async def test_the_server_says_what_it_is(client: Redis, server: Any) -> None:
 
 async def test_an_upload_that_expired_is_said(client: Redis, run_id: str) -> None:
     stream = open_redis_stream(client, run_id)
+    sample = ("s1", 10, "image/png", 0, "{}")
     with pytest.raises(BufferUnavailable, match="uploaded pictures are gone"):
-        await stream._call("enqueue", "g1", names.run_key(run_id, "stage", "gone"), 10, 1, "count", "s1", 10, 0, "{}")
+        await stream._call("enqueue", "g1", names.run_key(run_id, "stage", "gone"), 10, 1, "count", *sample)

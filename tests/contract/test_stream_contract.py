@@ -1,47 +1,18 @@
-"""One contract, held by the stream in memory and by the stream on every server.
-
-Longer than 400 lines because it is one list of promises, read from top to bottom beside the protocol of the stream.
-"""
+"""One contract, held by the stream in memory and by the stream on every server."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from rewardmesh.wire.errors import BufferFull, ProtocolError, UnknownGroup
-from rewardmesh.wire.messages import Deferred, Scored, ScoreFailure
-from rewardmesh.wire.stream import Claim, Group, Stream
-
-OpenStream = Callable[..., Stream]
-MakeGroup = Callable[..., Group]
-LEASE_S = 30.0
-
-
-def scored(claim: Claim, reward: float = 0.5) -> tuple[Claim, Scored]:
-    return claim, Scored(sample_id=claim.sample.sample_id, reward=reward, detail={"seen": ["circle"]})
-
-
-def failed(claim: Claim, code: Any = "oracle_error") -> tuple[Claim, ScoreFailure]:
-    failure = ScoreFailure(sample_id=claim.sample.sample_id, code=code, detail="it broke", retryable=True)
-    return claim, failure
-
-
-def deferred(claim: Claim, after_s: float = 60.0) -> tuple[Claim, Deferred]:
-    return claim, Deferred(sample_id=claim.sample.sample_id, until=time.time() + after_s)
-
-
-async def take(stream: Stream, num: int = 10, *, consumer: str = "w1", lease_s: float = LEASE_S) -> list[Claim]:
-    return await stream.claim("count", consumer=consumer, max_samples=num, lease_s=lease_s)
-
-
-async def settle(stream: Stream, *outcomes: Any, version: str = "1") -> tuple[int, int, int]:
-    report = await stream.settle("count", consumer="w1", outcomes=outcomes, version=version)
-    return report.settled, report.duplicates, report.deferred
+from rewardmesh.wire.messages import Scored, ScoreFailure
+from rewardmesh.wire.stream import Group, Provenance
+from tests.contract.streams import LEASE_S, MakeGroup, OpenStream, deferred, failed, scored, settle, take
 
 
 async def test_a_group_there_and_back(open_stream: OpenStream, make_group: MakeGroup) -> None:
@@ -80,6 +51,27 @@ async def test_a_group_there_and_back(open_stream: OpenStream, make_group: MakeG
     assert (await stream.depth("spelling")).bytes_in_use == 0
     with pytest.raises(UnknownGroup):
         await stream.outcomes("g1", "count")
+
+
+async def test_every_outcome_says_where_it_is_from(open_stream: OpenStream, make_group: MakeGroup) -> None:
+    stream = open_stream()
+    webp, raw, png, _ = make_group(size=4).requests
+    requests = (replace(webp, media_type="image/webp"), raw, replace(png, media_type="image/png"), _)
+    await stream.enqueue(Group(group_id="g1", requests=requests), oracles=["count", "spelling"])
+    claims = await take(stream)
+    await settle(stream, scored(claims[0]), deferred(claims[3]), version="v1")
+    await settle(stream, scored(claims[1]), version="v2")
+    await settle(stream, failed(claims[2]), version="")  # it never answered
+    outcome = await stream.outcomes("g1", "count")
+    assert outcome.provenance == {
+        "g1/0": Provenance(version="v1", media_type="image/webp"),
+        "g1/1": Provenance(version="v2", media_type=raw.media_type),
+        "g1/2": Provenance(version="", media_type="image/png"),
+        "g1/3": Provenance(version="v1", media_type=raw.media_type),
+    }
+    await stream.settle_late("count", group_id="g1", result=scored(claims[3])[1], version="v3")
+    assert (await stream.outcomes("g1", "count")).provenance["g1/3"].version == "v3"
+    assert (await stream.outcomes("g1", "spelling")).provenance == {}
 
 
 async def test_enqueue_is_idempotent(open_stream: OpenStream, make_group: MakeGroup) -> None:
@@ -155,92 +147,6 @@ async def test_a_waiting_claim_wakes_up(open_stream: OpenStream, make_group: Mak
     assert len(await asyncio.wait_for(waiting, 5)) == 2
 
 
-async def test_an_expired_lease_is_taken_over(open_stream: OpenStream, make_group: MakeGroup) -> None:
-    stream = open_stream()
-    await stream.enqueue(make_group(), oracles=["count"])
-    lost = await take(stream, consumer="dies")
-    await asyncio.sleep(0.06)
-    assert await take(stream, consumer="b", lease_s=LEASE_S) == []
-    taken = await take(stream, consumer="b", lease_s=0.05)
-    assert [(claim.sample, claim.picture) for claim in taken] == [(claim.sample, claim.picture) for claim in lost]
-    assert [(claim.attempts, claim.deliveries) for claim in taken] == [(0, 2), (0, 2)]
-    assert await stream.heartbeat("count", consumer="dies", claims=lost, lease_s=LEASE_S) == []
-    assert await settle(stream, scored(lost[0], 0.1)) == (1, 0, 0)  # the first outcome counts, whoever brings it
-    assert await settle(stream, *(scored(claim, 0.9) for claim in taken)) == (1, 1, 0)
-    results = (await stream.outcomes("g1", "count")).results
-    assert {sample_id: result.reward for sample_id, result in results.items() if isinstance(result, Scored)} == {
-        "g1/0": 0.1,
-        "g1/1": 0.9,
-    }
-
-
-async def test_a_heartbeat_keeps_the_lease_and_the_delivery_count(
-    open_stream: OpenStream, make_group: MakeGroup
-) -> None:
-    stream = open_stream()
-    await stream.enqueue(make_group(), oracles=["count"])
-    claims = await take(stream, consumer="slow")
-    for _ in range(4):
-        await asyncio.sleep(0.05)
-        assert await stream.heartbeat("count", consumer="slow", claims=claims, lease_s=0.15) == claims
-        assert await take(stream, consumer="b", lease_s=0.15) == []
-    await asyncio.sleep(0.2)
-    assert [claim.deliveries for claim in await take(stream, consumer="b", lease_s=0.15)] == [2, 2]
-
-
-async def test_a_retry_waits_and_counts(open_stream: OpenStream, make_group: MakeGroup) -> None:
-    stream = open_stream()
-    await stream.enqueue(make_group(size=1), oracles=["count"])
-    (claim,) = await take(stream)
-    args = {"claim": claim, "failure": failed(claim, "timeout")[1], "delay_s": 0.1}
-    assert not await stream.retry("count", consumer="somebody", **args)
-    assert await stream.retry("count", consumer="w1", **args)
-    assert not await stream.retry("count", consumer="w1", **args)
-    depth = await stream.depth("count")
-    assert (depth.lag, depth.pending, depth.retrying, depth.bytes_in_use) == (0, 0, 1, 100)
-    assert await take(stream) == []
-    (again,) = await stream.claim("count", consumer="w2", max_samples=9, lease_s=LEASE_S, wait_s=5)
-    assert (again.attempts, again.deliveries, again.picture) == (1, 2, claim.picture)
-    assert await settle(stream, scored(again)) == (1, 0, 0)
-    assert (await stream.outcomes("g1", "count")).complete
-
-
-async def test_an_outcome_settles_a_sample_that_waits_for_its_retry(
-    open_stream: OpenStream, make_group: MakeGroup
-) -> None:
-    stream = open_stream()
-    await stream.enqueue(make_group(size=1), oracles=["count"])
-    (slow,) = await take(stream, consumer="slow")
-    await asyncio.sleep(0.03)
-    (claim,) = await take(stream, consumer="quick", lease_s=0.02)
-    assert await stream.retry("count", consumer="quick", claim=claim, failure=failed(claim)[1], delay_s=0.02)
-    assert await settle(stream, scored(slow)) == (1, 0, 0)
-    await asyncio.sleep(0.03)
-    assert await take(stream) == []
-    depth = await stream.depth("count")
-    assert (depth.lag, depth.pending, depth.retrying, depth.bytes_in_use) == (0, 0, 0, 0)
-
-
-async def test_a_sample_that_kills_its_workers_is_poison(open_stream: OpenStream, make_group: MakeGroup) -> None:
-    stream = open_stream(max_deliveries=2)
-    await stream.enqueue(make_group(size=1), oracles=["count"])
-    (claim,) = await take(stream)
-    assert await stream.retry("count", consumer="w1", claim=claim, failure=failed(claim)[1], delay_s=0)
-    for attempt in range(2):  # an explicit failure is no crash
-        await asyncio.sleep(0.02)
-        (claim,) = await take(stream, consumer=f"victim-{attempt}", lease_s=0.01)
-    await asyncio.sleep(0.02)
-    assert await take(stream, lease_s=0.01) == []
-    outcome = await stream.outcomes("g1", "count")
-    assert outcome.complete
-    result = outcome.results["g1/0"]
-    assert isinstance(result, ScoreFailure)
-    assert (result.code, result.retryable) == ("poison", False)
-    assert "it broke" in result.detail
-    (letter,) = await stream.dead_letters("count", 9)
-    assert (letter.failure, letter.attempts, letter.picture) == (result, 1, claim.picture)
-
-
 async def test_stale_samples_are_settled_without_asking(open_stream: OpenStream, make_group: MakeGroup) -> None:
     stream = open_stream(max_staleness=2)
     await stream.set_policy_version(5)
@@ -282,9 +188,9 @@ async def test_a_deferral_ends_at_its_deadline(open_stream: OpenStream, make_gro
     stream = open_stream()
     await stream.enqueue(make_group(size=1), oracles=["count"])
     (claim,) = await take(stream)
-    await settle(stream, deferred(claim, 0.05))
+    await settle(stream, deferred(claim, 0.6))
     assert not (await stream.outcomes("g1", "count")).complete
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.65)
     result = (await stream.outcomes("g1", "count")).results["g1/0"]
     assert isinstance(result, ScoreFailure)
     assert result.code == "expired"
@@ -301,32 +207,14 @@ async def test_pictures_of_deferred_samples_have_their_own_budget(
         assert (await stream.enqueue(make_group(group_id), oracles=["count"]))["count"].accepted
         for claim in await take(stream):
             await asyncio.sleep(0.005)
-            await settle(stream, deferred(claim, 0.3))
+            await settle(stream, deferred(claim, 1.5))
     assert (await stream.depth("count")).deferred == 6
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(1.55)
     for group_id in ("g1", "g2", "g3"):
         assert (await stream.outcomes(group_id, "count")).complete
     letters = await stream.dead_letters("count", 9)
     kept = {letter.sample.sample_id for letter in letters if letter.picture is not None}
     assert (len(letters), kept) == (6, {"g3/0", "g3/1"})
-
-
-async def test_dead_letters_are_bounded_in_number_and_bytes(open_stream: OpenStream, make_group: MakeGroup) -> None:
-    stream = open_stream(dead_letter_bytes=250, max_dead_letters=4)
-    for index in range(6):
-        await stream.enqueue(make_group(f"g{index}", size=1), oracles=["count"])
-        await settle(stream, *map(failed, await take(stream)))
-        await stream.forget(f"g{index}")
-    letters = await stream.dead_letters("count", 10)
-    assert [letter.sample.group_id for letter in letters] == ["g5", "g4", "g3", "g2"]
-    assert [letter.picture is not None for letter in letters] == [True, True, False, False]
-    assert (letters[0].failure.code, letters[0].oracle, letters[0].media_type) == (
-        "oracle_error",
-        "count",
-        "application/x-raw-rgb;width=1;height=1",
-    )
-    assert len(await stream.dead_letters("count", 2)) == 2
-    assert (await stream.depth("count")).dead_letters == 4
 
 
 async def test_forget_in_every_state(open_stream: OpenStream, make_group: MakeGroup) -> None:
@@ -348,10 +236,10 @@ async def test_forget_in_every_state(open_stream: OpenStream, make_group: MakeGr
 
 
 async def test_what_nobody_forgets_expires(open_stream: OpenStream, make_group: MakeGroup) -> None:
-    stream = open_stream(group_ttl_s=0.2)
+    stream = open_stream(group_ttl_s=1.0)
     await stream.enqueue(make_group("old"), oracles=["count"])
     await take(stream, 1)
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(1.05)
     await stream.enqueue(make_group("new"), oracles=["count"])
     assert await stream.groups() == ["new"]
     assert (await stream.depth("count")).bytes_in_use == 200

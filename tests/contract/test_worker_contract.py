@@ -3,90 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from reward_workers.settings import WorkerSettings
-from reward_workers.worker import Worker
-from rewardmesh.wire.messages import Checks, OracleEndpoint, Sample, Scored, ScoreFailure
-from rewardmesh.wire.registry import MemoryRegistry
-from rewardmesh.wire.stream import Group, GroupOutcome, PendingSample, Stream
-from tests.oracle_server import Answer, Call, OracleServer, Response, reply
+from rewardmesh.wire.messages import Scored, ScoreFailure
+from rewardmesh.wire.stream import Group, PendingSample, Stream
+from tests.contract.workers import FAST, World, assert_empty, completed, endpoint_of, failing, group_of, until, working
+from tests.oracle_server import Call, OracleServer, Response, reply
 
-FAST = WorkerSettings(lease_s=1.5, discover_every_s=0.1, claim_wait_s=0.1, drain_s=5.0, max_backoff_s=0.5)
 OpenStream = Callable[..., Stream]
-
-
-def group_of(group_id: str, size: int = 4) -> Group:
-    requests = tuple(
-        PendingSample(
-            sample=Sample(
-                run_id="run",
-                group_id=group_id,
-                sample_id=f"{group_id}.{index}",
-                policy_version=0,
-                boundary_index=4,
-                prompt="two red circles",
-                checks=Checks(tag="counting"),
-            ),
-            media_type="application/x-raw-rgb;width=1;height=1",
-            picture=bytes([index, 0, 0]),
-        )
-        for index in range(size)
-    )
-    return Group(group_id=group_id, requests=requests)
-
-
-def endpoint_of(server: OracleServer, **limits: Any) -> OracleEndpoint:
-    known: dict[str, Any] = {"max_batch": 4, "deadline_s": 5.0, "retry_base_s": 0.02, "retry_budget_s": 20.0}
-    return OracleEndpoint(name=server.info.name, url=server.url, **(known | limits))
-
-
-async def completed(stream: Stream, group_id: str, oracle: str = "object_count") -> GroupOutcome:
-    async with asyncio.timeout(30):
-        while True:
-            outcome = await stream.outcomes(group_id, oracle)
-            if outcome.complete:
-                return outcome
-            await asyncio.sleep(0.02)
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            holds = condition()
-            if holds if isinstance(holds, bool) else await holds:
-                return
-            await asyncio.sleep(0.02)
-
-
-@contextlib.asynccontextmanager
-async def working(worker: Worker) -> AsyncIterator[Worker]:
-    task = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        async with asyncio.timeout(30):
-            await task
-
-
-class World:
-    """A stream, a registry with its run, and workers on them."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.registry = MemoryRegistry()
-
-    def worker(self, settings: WorkerSettings = FAST) -> Worker:
-        async def open_stream(_: str) -> Stream:
-            return self.stream
-
-        return Worker(registry=self.registry, open_stream=open_stream, settings=settings)
 
 
 @pytest.fixture
@@ -100,23 +27,6 @@ async def world(open_stream: OpenStream) -> World:
 async def oracle() -> AsyncIterator[OracleServer]:
     async with OracleServer() as server:
         yield server
-
-
-def failing(times: int, response: Response) -> Answer:
-    """Fails the first calls, then answers."""
-    left = times
-
-    async def answer(call: Call) -> Response:
-        nonlocal left
-        left -= 1
-        return response if left >= 0 else reply(call)
-
-    return answer
-
-
-async def assert_empty(stream: Stream, oracle: str = "object_count") -> None:
-    depth = await stream.depth(oracle)
-    assert (depth.lag, depth.pending, depth.retrying, depth.deferred, depth.bytes_in_use) == (0, 0, 0, 0, 0)
 
 
 async def test_every_sample_gets_its_own_reward(world: World, oracle: OracleServer) -> None:
@@ -251,8 +161,13 @@ async def test_a_call_longer_than_the_lease_keeps_it(world: World, oracle: Oracl
 
 
 async def test_concurrency_is_the_oracles_own(world: World, oracle: OracleServer) -> None:
+    three = asyncio.Event()
+
     async def slow(call: Call) -> Response:
-        await asyncio.sleep(0.2)
+        if oracle.now_asked == 3:
+            three.set()
+        await three.wait()
+        await asyncio.sleep(0.2)  # time for a fourth, if there were one
         return reply(call)
 
     oracle.answer = slow
@@ -274,7 +189,7 @@ async def test_changes_of_the_registry_are_picked_up(world: World, oracle: Oracl
         await world.stream.enqueue(group_of("g1"), oracles=["object_count"])
         await completed(world.stream, "g1")
 
-        await world.registry.put_oracle(endpoint_of(oracle, paused=True))
+        await world.registry.put_oracle(endpoint_of(oracle, state="paused"))
         await until(lambda: worker.pumps == [])
         await asyncio.sleep(2 * FAST.claim_wait_s + 0.3)  # a claim that was already waiting
         await world.stream.enqueue(group_of("g2"), oracles=["object_count"])
@@ -357,3 +272,19 @@ async def test_an_oracle_that_comes_back_is_used_again(world: World) -> None:
         async with server:
             outcome = await completed(world.stream, "g1")
     assert all(isinstance(result, Scored) for result in outcome.results.values())
+
+
+async def test_an_oracle_at_an_address_that_is_not_allowed_fails_for_good(world: World) -> None:
+    settings = FAST.model_copy(update={"allowed_networks": "10.0.0.0/8"})
+    async with OracleServer() as oracle:
+        await world.registry.put_oracle(endpoint_of(oracle))
+        await world.registry.put_run("run")
+        await world.stream.enqueue(group_of("g1"), oracles=["object_count"])
+        async with working(world.worker(settings)):
+            outcome = await completed(world.stream, "g1")
+        assert oracle.calls == []
+    for result in outcome.results.values():
+        assert isinstance(result, ScoreFailure)
+        assert (result.code, result.retryable) == ("oracle_error", False)
+        assert "127.0.0.1" in result.detail
+        assert "name its network in REWARDMESH_ALLOWED_NETWORKS" in result.detail

@@ -1,8 +1,9 @@
 -- Leases samples: retries that are due, expired leases, then new ones. Stale and poisonous ones are settled on the way.
--- ARGV: settings, oracle, consumer, max_samples, lease
--- Returns {{entry id, group_id, message, attempts, deliveries}…, last entry id, 1 if there is more to look at}.
+-- ARGV: settings, oracle, consumer, max_samples, lease, begun_only (1: nothing that was never claimed)
+-- Returns {{entry id, message, failed asks, the same by class, deliveries}…, last entry id, 1 if there is more to look at}.
 
 local oracle, consumer, max_samples, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local begun_only = ARGV[6] == '1'
 local stream, stat = key('stream', oracle), key('stat', oracle)
 local DISCARDS, PRUNE_EVERY, CONSUMER_IDLE = 256, 60000, 600000
 local policy_version = tonumber(redis.call('ZSCORE', P .. 'policy', 'version') or 0)
@@ -33,9 +34,9 @@ local function hand_out(id, entry, deliveries)
     if last then detail = detail .. '; last failure before: ' .. cjson.decode(last).detail end
     return settle_unasked(group_id, sample_id, 'poison', detail, true)
   end
-  local attempts = number(group, 'a:' .. field)
+  local total, by_class = attempts(oracle, group_id, sample_id)
   local message = redis.call('HGET', group, 'm:' .. sample_id)
-  table.insert(claimed, { id, group_id, message, attempts, attempts + crashes + 1 })
+  table.insert(claimed, { id, message, total, by_class, total + crashes + 1 })
 end
 
 local function promote_retries()
@@ -43,7 +44,13 @@ local function promote_retries()
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', retry, '-inf', now, 'LIMIT', 0, max_samples)) do
     local group_id, sample_id = member:match('^(%S+) (%S+)$')
     redis.call('ZREM', retry, member)
-    if redis.call('EXISTS', key('group', group_id)) == 1 then wait_in_stream(oracle, group_id, sample_id) end
+    if redis.call('EXISTS', key('group', group_id)) == 1 then
+      local id = wait_in_stream(oracle, group_id, sample_id)
+      if begun_only then -- past those that were never claimed; if these are read meanwhile, it is handed out once more
+        redis.call('XCLAIM', stream, WORKERS, consumer, 0, id, 'FORCE')
+        hand_out(id, redis.call('XRANGE', stream, id, id)[1][2], 1)
+      end
+    end
   end
 end
 
@@ -94,8 +101,8 @@ end
 ensure_stream(oracle)
 sweep(oracle)
 promote_retries()
-take_over()
-read_new()
+if #claimed < max_samples then take_over() end
+if not begun_only then read_new() end
 prune_consumers()
 if #claimed + discarded > 0 then touch(oracle) end -- an idle poll writes nothing
 local last_id = map(redis.call('XINFO', 'STREAM', stream))['last-generated-id']

@@ -2,10 +2,11 @@
 -- KEYS[1]: prefix of the run's keys. ARGV[1]: the caller's settings (the run's own, once published, win). Times in ms.
 --
 -- The hash `group:<group_id>` is the truth. Its fields, by sample and by oracle:
---   m:<sample> message, b:<sample> bytes of the picture, p:<sample> policy version, n:<sample> oracles that need the picture
---   o:<oracle> samples without an outcome, v:<oracle> version of the last result
+--   m:<sample> message, b:<sample> bytes of the picture, t:<sample> their media type, p:<sample> policy version,
+--   n:<sample> oracles that need the picture; o:<oracle> samples without an outcome, v:<oracle> version of the last result
 --   e:<oracle>:<sample> where it waits: an entry id, 'retry' or 'deferred'; there exactly while there is no outcome
---   a: attempts, c: crashes, f: last failure, d: deferral, r: the outcome, each with :<oracle>:<sample>
+--   a: failed asks by class, c: crashes, f: last failure, d: deferral, r: the outcome, v: version of the oracle that gave
+--   it, each with :<oracle>:<sample>
 
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME may precede writes only if effects are replicated
 
@@ -33,6 +34,13 @@ local function touch(oracle)
   end
 end
 
+-- Failed asks of a sample: how many, and by class as JSON.
+local function attempts(oracle, group_id, sample_id)
+  local by_class, total = redis.call('HGET', key('group', group_id), 'a:' .. oracle .. ':' .. sample_id) or '{}', 0
+  for _, count in pairs(cjson.decode(by_class)) do total = total + count end
+  return total, by_class
+end
+
 local function ensure_stream(oracle)
   if redis.call('EXISTS', key('stream', oracle)) == 0 then
     redis.call('XGROUP', 'CREATE', key('stream', oracle), WORKERS, '0', 'MKSTREAM')
@@ -42,6 +50,7 @@ end
 local function wait_in_stream(oracle, group_id, sample_id)
   local id = redis.call('XADD', key('stream', oracle), '*', 'g', group_id, 's', sample_id)
   redis.call('HSET', key('group', group_id), 'e:' .. oracle .. ':' .. sample_id, id)
+  return id
 end
 
 local function drop_entry(oracle, id)
@@ -86,20 +95,24 @@ local function drop_dead_picture(oracle, id)
   end
 end
 
+local function drop_letter(oracle, id)
+  drop_dead_picture(oracle, id)
+  return redis.call('XDEL', key('dead', oracle), id)
+end
+
 -- Keeps a failed sample for an operator: bounded in entries, and its picture in a byte budget; the oldest go first.
 local function bury(oracle, group_id, sample_id, failure)
-  local group, letters, stat = key('group', group_id), key('dead', oracle), key('stat', oracle)
-  local id = redis.call('XADD', letters, '*', 'm', redis.call('HGET', group, 'm:' .. sample_id), 'f', failure,
-    'a', number(group, 'a:' .. oracle .. ':' .. sample_id))
+  local letters, stat = key('dead', oracle), key('stat', oracle)
+  local message = redis.call('HGET', key('group', group_id), 'm:' .. sample_id)
+  local id = redis.call('XADD', letters, '*', 'm', message, 'f', failure, 'a', (attempts(oracle, group_id, sample_id)),
+    'g', group_id, 's', sample_id)
   local picture = redis.call('HGET', key('blobs', group_id), sample_id)
   if picture and #picture > 0 and #picture <= S.dead_letter_bytes then
     redis.call('HSET', key('deadpics', oracle), id, picture)
     add(oracle, 'dead_bytes', #picture)
   end
   while redis.call('XLEN', letters) > S.max_dead_letters do
-    local oldest = redis.call('XRANGE', letters, '-', '+', 'COUNT', 1)[1][1]
-    drop_dead_picture(oracle, oldest)
-    redis.call('XDEL', letters, oldest)
+    drop_letter(oracle, redis.call('XRANGE', letters, '-', '+', 'COUNT', 1)[1][1])
   end
   while number(stat, 'dead_bytes') > S.dead_letter_bytes do
     local after = redis.call('HGET', stat, 'dead_cursor')
@@ -118,7 +131,7 @@ local function record(oracle, group_id, sample_id, result, version, bury_it)
     return false
   end
   redis.call('HSET', group, 'r:' .. field, result)
-  if version ~= '' then redis.call('HSET', group, 'v:' .. oracle, version) end
+  if version ~= '' then redis.call('HSET', group, 'v:' .. oracle, version, 'v:' .. field, version) end
   if bury_it then bury(oracle, group_id, sample_id, result) end
   if leave(oracle, group_id, sample_id) then drop_picture(group_id, sample_id) end
   redis.call('HDEL', group, 'a:' .. field, 'c:' .. field, 'f:' .. field, 'd:' .. field)

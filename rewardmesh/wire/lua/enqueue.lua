@@ -1,5 +1,5 @@
 -- Accepts a group for each oracle that has room. Its pictures were uploaded to a staging hash before.
--- ARGV: settings, group_id, staging key, need (bytes), number of oracles, oracles…, then for each sample: id, bytes, policy version, message
+-- ARGV: settings, group_id, staging key, need (bytes), number of oracles, oracles…, then for each sample: id, bytes, media type, policy version, message
 -- Returns for each oracle {accepted, bytes in use}.
 
 if redis.call('GET', P .. 'settings') ~= ARGV[1] then redis.call('SET', P .. 'settings', ARGV[1]) end
@@ -10,10 +10,10 @@ local group, blobs = key('group', group_id), key('blobs', group_id)
 local first_sample = 6 + num_oracles
 
 local function samples()
-  local i = first_sample - 4
+  local i = first_sample - 5
   return function()
-    i = i + 4
-    if ARGV[i] then return ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3] end
+    i = i + 5
+    if ARGV[i] then return ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4] end
   end
 end
 
@@ -39,8 +39,9 @@ if #accepting > 0 then
     redis.call('PERSIST', blobs)
   end
   redis.call('ZADD', P .. 'groups', 'NX', now, group_id)
-  for sample_id, size, policy_version, message in samples() do
-    redis.call('HSET', group, 'm:' .. sample_id, message, 'b:' .. sample_id, size, 'p:' .. sample_id, policy_version)
+  for sample_id, size, media_type, policy_version, message in samples() do
+    redis.call('HSET', group, 'm:' .. sample_id, message, 'b:' .. sample_id, size, 't:' .. sample_id, media_type,
+      'p:' .. sample_id, policy_version)
     redis.call('HINCRBY', group, 'n:' .. sample_id, #accepting)
     if redis.call('HEXISTS', blobs, sample_id) == 0 then -- an oracle that comes late to a group finds pictures gone
       redis.call('HSET', blobs, sample_id, redis.call('HGET', stage, sample_id))

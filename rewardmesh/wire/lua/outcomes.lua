@@ -1,5 +1,6 @@
 -- What is recorded for a (group, oracle). ARGV: settings, oracle, group_id
--- Returns {samples without an outcome, version, results…}, or nothing if the pair is unknown.
+-- Returns {samples without an outcome, version, then for each result: itself, its version, its picture's media type}, or
+-- nothing if the pair is unknown.
 
 local oracle, group_id = ARGV[2], ARGV[3]
 sweep(oracle)
@@ -7,10 +8,15 @@ local group = key('group', group_id)
 local left = redis.call('HGET', group, 'o:' .. oracle)
 if not left then return false end
 local answer = { tonumber(left), redis.call('HGET', group, 'v:' .. oracle) or '' }
-local fields = redis.call('HGETALL', group)
+local flat, fields = redis.call('HGETALL', group), {}
+for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
 local settled, deferred = 'r:' .. oracle .. ':', 'd:' .. oracle .. ':'
-for i = 1, #fields, 2 do
-  local kind = fields[i]:sub(1, #settled)
-  if kind == settled or kind == deferred then table.insert(answer, fields[i + 1]) end
+for field, result in pairs(fields) do
+  local kind, sample_id = field:sub(1, #settled), field:sub(#settled + 1)
+  if kind == settled or kind == deferred then
+    table.insert(answer, result)
+    table.insert(answer, fields['v:' .. oracle .. ':' .. sample_id] or '')
+    table.insert(answer, fields['t:' .. sample_id] or '')
+  end
 end
 return answer

@@ -9,7 +9,7 @@ local settled, duplicates, deferred = 0, 0, 0
 local function defer(group_id, sample_id, deadline, result)
   local group, field, member = key('group', group_id), oracle .. ':' .. sample_id, group_id .. ' ' .. sample_id
   leave(oracle, group_id, sample_id)
-  redis.call('HSET', group, 'e:' .. field, 'deferred', 'd:' .. field, result, 'v:' .. oracle, version)
+  redis.call('HSET', group, 'e:' .. field, 'deferred', 'd:' .. field, result, 'v:' .. oracle, version, 'v:' .. field, version)
   redis.call('ZADD', key('deferred', oracle), deadline, member)
   redis.call('ZADD', key('held', oracle), now, member)
   add(oracle, 'deferred_bytes', number(group, 'b:' .. sample_id))

@@ -30,8 +30,21 @@ def test_help_imports_nothing_heavy() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == "[]"
-    for command in ("demo", "up", "down", "train", "evaluate", "doctor", "status", "world"):
+    for command in (
+        "demo",
+        "up",
+        "down",
+        "train",
+        "evaluate",
+        "doctor",
+        "status",
+        "world",
+        "token",
+        "oracle",
+        "dead-letter",
+    ):
         assert f"  {command} " in said
+    assert all(f"  {group} " in said for group in ("token", "oracle", "dead-letter"))
 
 
 def test_an_error_of_ours_is_one_line_and_status_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from pydantic import ValidationError
 
 from deploy.embedded_server import server_arguments
 from deploy.settings import Settings
+from rewardmesh.wire.errors import AddressRefused
+from rewardmesh.wire.networks import OutgoingPolicy
 from tests.integration.compose import ROOT, ComposeFile, LocalService, any_ports, read_compose
 
 
@@ -74,3 +77,13 @@ def test_the_image_is_built_from_files_that_are_there() -> None:
     assert [name for name in copied if not (ROOT / name).exists()] == []
     assert any(line.startswith("USER ") and "root" not in line for line in lines)
     assert any("--require-hashes" in line for line in lines)
+
+
+def test_its_containers_may_call_one_another() -> None:
+    """Docker's and Podman's networks, and no more: a cloud's metadata stays out of reach."""
+    for name in ("head", "trainer"):
+        policy = OutgoingPolicy.parse(read_compose().services[name].environment["REWARDMESH_ALLOWED_NETWORKS"])
+        for address in ("172.18.0.3", "192.168.16.2", "10.89.0.2"):
+            policy.require(ip_address(address), host="head")
+        with pytest.raises(AddressRefused):
+            policy.require(ip_address("169.254.169.254"), host="metadata")

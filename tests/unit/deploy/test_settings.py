@@ -11,7 +11,13 @@ from deploy.settings import Settings, SettingsError, load_settings
 
 @pytest.fixture(autouse=True)
 def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REDIS_URL", "RAY_ADDRESS", "REWARDMESH_RUN_ROOT", "REWARDMESH_SERVE_PORT"):
+    for name in (
+        "REDIS_URL",
+        "RAY_ADDRESS",
+        "REWARDMESH_RUN_ROOT",
+        "REWARDMESH_SERVE_PORT",
+        "REWARDMESH_ALLOWED_NETWORKS",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -46,3 +52,28 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> 
 def test_all_interfaces_is_no_address_to_call() -> None:
     assert Settings(host="0.0.0.0").reachable_host == "127.0.0.1"
     assert Settings(host="10.0.0.7").reachable_host == "10.0.0.7"
+
+
+@pytest.mark.parametrize(
+    ("environment", "networks"),
+    [
+        ({}, "127.0.0.0/8, ::1/128"),
+        ({"REWARDMESH_ALLOWED_NETWORKS": ""}, "127.0.0.0/8, ::1/128"),
+        ({"REWARDMESH_HOST": "0.0.0.0"}, "127.0.0.0/8, ::1/128"),
+        ({"REWARDMESH_HOST": "10.0.0.7"}, "10.0.0.7"),
+        ({"REWARDMESH_HOST": "0.0.0.0", "REWARDMESH_ADVERTISED_HOST": "10.0.0.7"}, "10.0.0.7"),
+        ({"REWARDMESH_ALLOWED_NETWORKS": "10.0.0.0/8"}, "10.0.0.0/8"),
+    ],
+)
+def test_a_stack_may_call_its_own_oracles_and_what_is_named(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], networks: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().outgoing_networks == networks
+
+
+def test_a_network_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REWARDMESH_ALLOWED_NETWORKS", "10.0.0.7/8")
+    with pytest.raises(SettingsError, match=r"REWARDMESH_ALLOWED_NETWORKS='10\.0\.0\.7/8'.*host bits"):
+        load_settings()

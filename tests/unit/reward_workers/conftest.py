@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
 from reward_workers.client import OracleClient
 from rewardmesh.wire.codec import raw_media_type
 from rewardmesh.wire.messages import Checks, OracleEndpoint, Sample
+from rewardmesh.wire.outgoing import OutgoingPolicy
 from rewardmesh.wire.stream import Claim
 from tests.oracle_server import OracleServer
+
+LOOPBACK = OutgoingPolicy.parse("127.0.0.0/8, ::1/128")
 
 
 def claim_of(
@@ -47,9 +51,9 @@ async def client_of() -> AsyncIterator[Callable[..., OracleClient]]:
     """Makes clients, with the deadline given in seconds, and closes them at the end."""
     clients: list[OracleClient] = []
 
-    def make(server: OracleServer, *, deadline_s: float = 20.0, **limits: int) -> OracleClient:
+    def make(server: OracleServer, *, deadline_s: float = 20.0, **how: Any) -> OracleClient:
         endpoint = OracleEndpoint(name=server.info.name, url=server.url, max_batch=8, deadline_s=deadline_s)
-        clients.append(OracleClient(endpoint, **limits))
+        clients.append(OracleClient(endpoint, **{"policy": LOOPBACK, **how}))
         return clients[-1]
 
     yield make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -26,8 +27,9 @@ from reward_workers.failures import (
 from rewardmesh.wire.codec import PNG, WEBP, decode_picture, encode_picture
 from rewardmesh.wire.errors import OracleTimeout, OracleUnavailable, RewardmeshError
 from rewardmesh.wire.messages import OracleEndpoint, Scored, ScoreFailure
+from rewardmesh.wire.outgoing import OutgoingPolicy
 from tests.oracle_server import Answer, Call, OracleServer, Response, reply
-from tests.unit.reward_workers.conftest import claim_of
+from tests.unit.reward_workers.conftest import LOOPBACK, claim_of
 
 ClientOf = Callable[..., OracleClient]
 CLAIMS = [claim_of("a"), claim_of("b")]
@@ -122,10 +124,11 @@ async def test_a_trickle_ends_at_the_deadline_too(client_of: ClientOf) -> None:
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        while not reader.at_eof():
-            writer.write(b" ")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(reader.read(1), 0.05)
+        with contextlib.suppress(ConnectionError):  # a client that leaves bytes unread resets the connection
+            while not reader.at_eof():
+                writer.write(b" ")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(1), 0.05)
         writer.close()
         gone.set()
 
@@ -236,3 +239,74 @@ async def test_the_smaller_batch_limit_holds(client_of: ClientOf) -> None:
         assert client.max_batch == 8
         await client.info()
         assert client.max_batch == 3
+
+
+async def test_an_address_that_is_not_allowed_is_a_terminal_failure(oracle: OracleServer, client_of: ClientOf) -> None:
+    with pytest.raises(CallerRefused) as caught:
+        await client_of(oracle, policy=OutgoingPolicy()).score(CLAIMS)
+    failure = failure_of(caught.value, "a")
+    assert (failure.code, failure.retryable) == ("oracle_error", False)
+    assert "127.0.0.1" in failure.detail
+    assert "REWARDMESH_ALLOWED_NETWORKS" in failure.detail
+    assert oracle.calls == []
+
+
+async def test_the_secret_is_sent_and_nothing_repeats_it(
+    oracle: OracleServer, client_of: ClientOf, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "s3cret-of-the-oracle"
+    caplog.set_level("DEBUG")
+    client = client_of(oracle, secret=secret)
+    await client.score(CLAIMS)
+    assert oracle.calls[0].headers["authorization"] == f"Bearer {secret}"
+    oracle.answer = always(Response(b"x" * 495 + f" your token {secret} is wrong; {secret}".encode(), 401))
+    with pytest.raises(CallerRefused) as refused:
+        await client.score(CLAIMS)
+    results = [{"kind": "failed", "sample_id": "a", "code": "oracle_error", "detail": secret, "retryable": False}]
+
+    async def answer(call: Call) -> Response:
+        return reply(call, results=results)
+
+    oracle.answer = answer
+    failed = (await client.score(CLAIMS)).results
+    out = capsys.readouterr()
+    for text in (str(refused.value), repr(refused.value), repr(client), repr(client._http), repr(failed), caplog.text):
+        assert "s3cret" not in text
+    assert "s3cret" not in out.out + out.err
+
+
+@pytest.mark.parametrize("secret", ["", "short", "two words of it", "line\nbreak-in-it", "schlüssel-schlüssel"])
+async def test_a_secret_that_no_header_carries_is_refused_and_not_repeated(
+    oracle: OracleServer, client_of: ClientOf, secret: str
+) -> None:
+    with pytest.raises(CallerRefused, match="no bearer token") as caught:
+        await client_of(oracle, secret=secret).score(CLAIMS)
+    assert not secret or secret not in str(caught.value)
+    assert oracle.calls == []
+
+
+async def test_a_url_with_a_password_is_refused_and_the_password_not_repeated() -> None:
+    endpoint = OracleEndpoint(name="o", url="http://me:hunter2@127.0.0.1/path?key=hunter2", max_batch=1)
+    async with OracleClient(endpoint, policy=LOOPBACK) as client:
+        with pytest.raises(CallerRefused) as caught:
+            await client.score(CLAIMS[:1])
+    assert "hunter2" not in repr(caught.value)
+
+
+async def test_a_compressed_answer_is_invalid_and_a_compressed_refusal_is_still_one(
+    oracle: OracleServer, client_of: ClientOf
+) -> None:
+    client = client_of(oracle)
+    oracle.answer = always(Response(gzip.compress(b"{}" * 1000), headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(InvalidAnswer, match="compressed"):
+        await client.score(CLAIMS)
+    oracle.answer = always(Response(gzip.compress(b"{}"), 503, {"Content-Encoding": "gzip"}))
+    with pytest.raises(Overloaded, match="compressed"):
+        await client.score(CLAIMS)
+
+
+async def test_more_samples_than_it_takes_are_refused_before_they_are_sent(client_of: ClientOf) -> None:
+    async with OracleServer(max_batch=1) as oracle:
+        with pytest.raises(RequestRefused, match="it takes 1"):
+            await client_of(oracle).score(CLAIMS)
+        assert oracle.calls == []

@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 
 from reward_workers.policy import RetryPolicy, backoff_s, is_retryable
 from reward_workers.retry_after import parse_retry_after
-from rewardmesh.wire.messages import OracleEndpoint, ScoreFailure
+from rewardmesh.wire.messages import FailureCode, OracleEndpoint, RetryBound, ScoreFailure
 
-POLICY = RetryPolicy(max_attempts=4, base_s=0.5, budget_s=60.0, cap_s=10.0)
+POLICY = RetryPolicy(
+    every=RetryBound(max_attempts=4, budget_s=60.0),
+    by_class={"timeout": RetryBound(max_attempts=2, budget_s=5.0), "dropped": RetryBound(max_attempts=1, budget_s=60)},
+    base_s=0.5,
+    cap_s=10.0,
+)
 
 
 @given(draw=st.floats(0, 1), failures=st.integers(1, 500), base_s=st.floats(0.001, 10), cap_s=st.floats(0.1, 100))
@@ -28,32 +33,50 @@ def test_backoff_is_uniform_below_a_ceiling_that_doubles(failures: int, mean_s: 
     assert min(delays) < 0.01 * mean_s * 2  # full jitter reaches down to nothing
 
 
+def gives_up(code: FailureCode) -> list[bool]:
+    """After the first, second … failure."""
+    return [POLICY.delay_s(0.999, code=code, failures=count, elapsed_s=0.0) is None for count in range(1, 6)]
+
+
 def test_attempts_are_bounded() -> None:
-    delays = [POLICY.delay_s(0.999, attempts=attempts, elapsed_s=0.0) for attempts in (1, 2, 3, 4, 5)]
-    assert [delay is None for delay in delays] == [False, False, False, True, True]
+    assert gives_up("server_error") == [False, False, False, True, True]
+
+
+def test_attempts_are_bounded_by_class() -> None:
+    assert gives_up("timeout") == [False, True, True, True, True]
+    assert gives_up("dropped") == [False, True, True, True, True]  # once more, alone, whatever the bound says
 
 
 def test_time_is_bounded() -> None:
-    assert POLICY.delay_s(0.999, attempts=1, elapsed_s=59.4) is not None
-    assert POLICY.delay_s(0.999, attempts=1, elapsed_s=60.0) is None
+    assert POLICY.delay_s(0.999, code="unreachable", failures=1, elapsed_s=59.4) is not None
+    assert POLICY.delay_s(0.999, code="unreachable", failures=1, elapsed_s=60.0) is None
+    assert POLICY.delay_s(0.999, code="timeout", failures=1, elapsed_s=5.0) is None
 
 
 @given(draw=st.floats(0, 1), retry_after_s=st.floats(0, 59))
 def test_retry_after_is_a_floor(draw: float, retry_after_s: float) -> None:
-    delay_s = POLICY.delay_s(draw, attempts=1, elapsed_s=0.0, retry_after_s=retry_after_s)
+    delay_s = POLICY.delay_s(draw, code="overloaded", failures=1, elapsed_s=0.0, retry_after_s=retry_after_s)
     assert delay_s is not None
     assert delay_s >= retry_after_s
 
 
 def test_a_retry_after_beyond_the_budget_ends_the_attempts() -> None:
-    assert POLICY.delay_s(0.999, attempts=1, elapsed_s=0.0, retry_after_s=3600.0) is None
+    assert POLICY.delay_s(0.999, code="overloaded", failures=1, elapsed_s=0.0, retry_after_s=3600.0) is None
 
 
 def test_bounds_come_from_the_registry() -> None:
     endpoint = OracleEndpoint(
-        name="o", url="http://h", max_batch=1, max_attempts=7, retry_base_s=0.1, retry_budget_s=9.0
+        name="o",
+        url="http://h",
+        max_batch=1,
+        max_attempts=7,
+        retry_base_s=0.1,
+        retry_budget_s=9.0,
+        retries={"timeout": RetryBound(max_attempts=1, budget_s=2.0)},
     )
-    assert RetryPolicy.of(endpoint) == RetryPolicy(max_attempts=7, base_s=0.1, budget_s=9.0)
+    assert RetryPolicy.of(endpoint) == RetryPolicy(
+        every=RetryBound(max_attempts=7, budget_s=9.0), by_class=endpoint.retries, base_s=0.1
+    )
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_declared_deferral_is_kept() -> None:
 def test_an_oversized_detail_is_left_out_and_the_reward_kept() -> None:
     first, _ = check([scored("a", detail={"text": "x" * MAX_DETAIL_BYTES}), scored("b")])
     assert isinstance(first, Scored)
-    assert set(first.detail) == {"left_out_characters"}
+    assert set(first.detail) == {"left_out_bytes"}
 
 
 @pytest.mark.parametrize("results", [[scored("z")], [scored("a"), scored("b"), scored("c")], ["a"], [{}], [None]])

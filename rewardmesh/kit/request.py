@@ -13,26 +13,14 @@ from dataclasses import dataclass
 from fastapi import Request
 from pydantic import ValidationError
 
+from rewardmesh.kit.multipart import split_parts
+from rewardmesh.kit.refused import Refused
 from rewardmesh.wire.messages import ScoreBatch
-from rewardmesh.wire.strict_json import dump_json, load_json
-from services.multipart import split_parts
+from rewardmesh.wire.strict_json import load_json
 
-__all__ = ["Refused", "ScoreCall", "read_call"]
+__all__ = ["ScoreCall", "read_call"]
 
 _REQUEST_PART = "request"
-
-
-class Refused(Exception):
-    """The request gets no scores: an HTTP status, and what is wrong, with which, and what to do."""
-
-    def __init__(self, status: int, what: str, which: str, what_to_do: str) -> None:
-        super().__init__(what, which, what_to_do)
-        self.status = status
-        self._said = {"what": what, "which": which, "what_to_do": what_to_do}
-
-    def to_json(self) -> str:
-        """The body of the answer."""
-        return dump_json({"error": self._said})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from rewardmesh.kit.app import AppLimits, build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result
 from rewardmesh.wire.codec import PNG, encode_picture, raw_media_type
 from rewardmesh.wire.messages import OracleInfo, Scored, ScoreFailure
-from services.app import AppLimits, build_app
 from tests.unit.services.asking import GREY, batch, inline, multipart, parts, reply_of, sample
 
 RAW = raw_media_type(8, 8)
@@ -228,6 +228,53 @@ async def test_waiting_requests_are_bounded_and_deadlines_kept(toy: Toy) -> None
     refusal(refused, 429)
     assert refused.headers["Retry-After"] == late.headers["Retry-After"] == "3"
     assert len(toy.calls) == 1  # nobody was left to score for
+
+
+def test_pictures_that_are_too_large_together_are_refused(toy: Toy) -> None:
+    limits = AppLimits(max_request_pixels=2 * 64)
+    with TestClient(build_app(toy, limits=limits)) as opened:
+        reply_of(score(opened, parts("toy", [sample("a"), sample("b")], [GREY] * 2)))
+        three = parts("toy", [sample("a"), sample("b"), sample("c")], [GREY] * 3)
+        assert refusal(score(opened, three), 413)["what"] == "pictures are too large together"
+    assert [asked for asked, _ in toy.calls] == [2]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "Bearer wrong", "Bearer", "Basic secret", "secret", "Bearer secret2", "Bearer s\xe9cret".encode("latin-1")],
+)
+def test_every_route_but_health_asks_for_the_token(
+    toy: Toy, header: str | bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    with TestClient(build_app(toy, token="secret")) as opened:
+        asked = [
+            opened.get("/v1/oracle", headers=headers),
+            opened.get("/openapi.json", headers=headers),
+            opened.post("/v1/score", headers=headers, **one("fine")),
+        ]
+        assert opened.get("/v1/health").status_code == 200
+        for response in asked:
+            refusal(response, 401)  # type: ignore[arg-type]
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+            assert "secret" not in response.text
+        assert toy.calls == []
+        right = {"Authorization": "Bearer secret"}
+        assert opened.get("/v1/oracle", headers=right).status_code == 200
+        assert opened.get("/openapi.json", headers=right).status_code == 200
+        assert opened.post("/v1/score", headers=right, **one("fine")).status_code == 200
+    assert "secret" not in caplog.text
+
+
+def test_an_empty_token_is_refused(toy: Toy) -> None:
+    with pytest.raises(ValueError, match="empty token"):
+        build_app(toy, token="")
+
+
+def test_what_is_not_there_is_refused_in_the_same_words(client: TestClient) -> None:
+    refusal(client.get("/v1/nothing"), 404)  # type: ignore[arg-type]
+    refusal(client.get("/v1/score"), 405)  # type: ignore[arg-type]
+    refusal(client.get("/docs"), 404)  # type: ignore[arg-type] - its page would be fetched from elsewhere
 
 
 def test_it_closes_its_oracle(toy: Toy) -> None:

@@ -3,7 +3,8 @@
 Owns reading requests within limits, decoding pictures, scoring in a single thread, and one result a sample. A picture
 that cannot be opened fails alone; an oracle that raises fails only the samples that it raises for. Delivery: a
 request may be repeated (scoring is a function of its input, so nothing is kept by Idempotency-Key). Deadline: a request
-that waited for its turn past its `deadline_s` is answered 503 instead of being scored for nobody.
+that waited for its turn past its `deadline_s` is answered 503 instead of being scored for nobody. Errors: every answer
+that is none of the protocol's good ones is an `ErrorReply`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 
+from rewardmesh.kit.bearer import BearerToken
+from rewardmesh.kit.openapi import REFUSED_CALLER, SCORE_REFUSALS, SCORE_REQUEST, openapi_of
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result, failed
+from rewardmesh.kit.refused import Refused
+from rewardmesh.kit.request import ScoreCall, read_call
 from rewardmesh.wire.codec import MAX_BYTES, MAX_PIXELS, decode_picture
 from rewardmesh.wire.errors import PictureRejected
-from rewardmesh.wire.messages import OracleInfo, ScoreBatch, ScoreBatchReply, Scored, ScoreItem
+from rewardmesh.wire.messages import Message, OracleInfo, ScoreBatch, ScoreBatchReply, Scored, ScoreItem
 from rewardmesh.wire.strict_json import dump_json
-from services.request import Refused, ScoreCall, read_call
 
 __all__ = ["AppLimits", "build_app"]
 
@@ -38,14 +45,16 @@ class AppLimits:
     max_body_bytes: int = 64 * 1024 * 1024
     max_picture_bytes: int = MAX_BYTES
     max_pixels: int = MAX_PIXELS
+    max_request_pixels: int = 4 * MAX_PIXELS  # of all pictures of one request, opened: a batch of small bombs is one
     max_waiting: int = 16  # requests that wait for their turn; more are answered 429
     retry_after_s: int = 1
 
 
-def build_app(oracle: Oracle, *, limits: AppLimits | None = None) -> FastAPI:
+def build_app(oracle: Oracle, *, limits: AppLimits | None = None, token: str | None = None) -> FastAPI:
     """The ASGI app of one oracle. It closes the oracle when it is shut down.
 
-    `app.state.busy_s()` says for how long the batch in hand has been scored, for whoever watches over the process.
+    With a `token`, every route but health asks for it as `Authorization: Bearer`. `app.state.busy_s()` says for how
+    long the batch in hand has been scored, for whoever watches over the process. Raises: ValueError for an empty token.
     """
     server = _Server(oracle, limits or AppLimits())
 
@@ -54,12 +63,38 @@ def build_app(oracle: Oracle, *, limits: AppLimits | None = None) -> FastAPI:
         yield
         server.close()
 
+    # The document is a route like the others, below: FastAPI's own would be open to all.
     app = FastAPI(title=oracle.info.name, version=oracle.info.version, lifespan=lifespan, openapi_url=None)
     app.state.busy_s = server.busy_s
-    app.add_api_route("/v1/oracle", server.describe, methods=["GET"])
-    app.add_api_route("/v1/health", server.health, methods=["GET"])
-    app.add_api_route("/v1/score", server.score, methods=["POST"])
+    app.add_exception_handler(Refused, server.refuse)
+    app.add_exception_handler(HTTPException, server.refuse)
+    guarded = [] if token is None else [Depends(BearerToken(token))]
+    refusals = {} if token is None else REFUSED_CALLER
+
+    async def document() -> Response:
+        return _json(dump_json(openapi_of(app)))
+
+    app.add_api_route("/v1/health", server.health, response_model=Health)
+    app.add_api_route(
+        "/v1/oracle", server.describe, response_model=OracleInfo, dependencies=guarded, responses=refusals
+    )
+    app.add_api_route(
+        "/v1/score",
+        server.score,
+        methods=["POST"],
+        response_model=ScoreBatchReply,
+        dependencies=guarded,
+        responses={**SCORE_REFUSALS, **refusals},
+        openapi_extra=SCORE_REQUEST,
+    )
+    app.add_api_route("/openapi.json", document, dependencies=guarded, include_in_schema=False)
     return app
+
+
+class Health(Message):
+    """What `GET /v1/health` answers once the oracle can score."""
+
+    status: Literal["ok"] = "ok"
 
 
 class _Server:
@@ -78,25 +113,25 @@ class _Server:
         return 0.0 if since is None else time.monotonic() - since
 
     async def describe(self) -> Response:
+        """What the oracle is. Never changes while the process runs."""
         return _json(self._oracle.info.to_json())
 
     async def health(self) -> Response:
-        return _json('{"status":"ok"}')
+        """Answers once the oracle can score; needs no token."""
+        return _json(Health().to_json())
 
     async def score(self, request: Request) -> Response:
-        """Answers 200 with a ScoreBatchReply, or one of the protocol's refusals."""
+        """Rewards of a batch: a result a sample, in any order, or one of the refusals. May be repeated."""
         received = time.monotonic()
         info = self._oracle.info
         if self._waiting >= self._limits.max_waiting:
-            return self._refuse(Refused(429, "too many requests wait", info.name, "ask again later"))
+            raise Refused(429, "too many requests wait", info.name, "ask again later")
         self._waiting += 1
         try:
             call = await read_call(request, max_body_bytes=self._limits.max_body_bytes)
             _check_batch(call.batch, info)
             reply = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, call, received)
             return _json(reply)
-        except Refused as refusal:
-            return self._refuse(refusal)
         finally:
             self._waiting -= 1
 
@@ -112,10 +147,14 @@ class _Server:
             raise Refused(503, "waited for its turn past its deadline", f"{deadline_s:g} s", "ask again later")
         inputs: list[OracleInput] = []
         results: list[Result] = []
+        num_pixels, most = 0, self._limits.max_request_pixels
         for item, picture in zip(call.batch.items, call.pictures, strict=True):
             opened = self._open(item, picture)
             if isinstance(opened, OracleInput):
                 inputs.append(opened)
+                num_pixels += opened.picture.shape[0] * opened.picture.shape[1]
+                if num_pixels > most:
+                    raise Refused(413, "pictures are too large together", f"more than {most} pixels", "send fewer")
             else:
                 results.append(opened)
         if inputs:
@@ -158,9 +197,16 @@ class _Server:
             reason = f"{type(error).__name__}: {error}"[:1000]
             return [failed(sample, "oracle_error", reason, retryable=isinstance(error, MemoryError | OSError))]
 
-    def _refuse(self, refusal: Refused) -> Response:
-        headers = {"Retry-After": str(self._limits.retry_after_s)} if refusal.status in {429, 503} else {}
-        return Response(refusal.to_json(), refusal.status, headers, "application/json")
+    async def refuse(self, _: Request, error: Exception) -> Response:
+        """The answer to a request that was refused, here or by the framework (no such path, another method)."""
+        if isinstance(error, HTTPException):
+            error = Refused(error.status_code, error.detail, self._oracle.info.name, "see docs/protocol.md")
+        if not isinstance(error, Refused):
+            raise error
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
+        if error.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+            headers["Retry-After"] = str(self._limits.retry_after_s)
+        return Response(error.to_json(), error.status, headers, "application/json")
 
 
 def _check_batch(batch: ScoreBatch, info: OracleInfo) -> None:

@@ -1,0 +1,250 @@
+"""Registering oracles, changing, checking again, removing. Durable in the registry; workers see a change in 2 s.
+
+An oracle is probed before it gets work: what does not pass the conformance check is refused with the report. Only the
+protocol of docs/protocol.md has such a check; of a service of another dialect it is known that something answers.
+Identity: a name belongs to the service that was registered under it; another one is refused, another version of the
+same one is taken over by checking again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import httpx
+from pydantic import Field
+
+from rewardmesh.kit.conformance import ConformanceReport, check_conformance
+from rewardmesh.wire import names
+from rewardmesh.wire.breaker import BreakerState
+from rewardmesh.wire.buffer import server_errors
+from rewardmesh.wire.errors import RegistrationRefused, UnknownOracle
+from rewardmesh.wire.messages import BreakerBounds, Count, Message, Name, Number, OracleEndpoint, OracleInfo
+from services.gateway.audit import Actor
+from services.gateway.context import Gateway
+
+__all__ = [
+    "OracleChange",
+    "OracleView",
+    "Registration",
+    "change",
+    "check",
+    "info_of",
+    "recheck",
+    "register",
+    "remove",
+    "view",
+]
+
+Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://\S+$")]
+Secret = Annotated[str, Field(min_length=8, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
+
+
+class OracleLimits(Message):
+    """What an oracle bears. What is not given is as it was, or the registry's default."""
+
+    max_batch: Count | None = Field(default=None, ge=1)
+    concurrency: Count | None = Field(default=None, ge=1, le=1024)
+    deadline_s: Number | None = Field(default=None, gt=0, le=3600)
+    max_attempts: Count | None = Field(default=None, ge=1, le=100)
+    retry_base_s: Number | None = Field(default=None, gt=0, le=3600)
+    retry_budget_s: Number | None = Field(default=None, ge=0, le=86400)
+    breaker: BreakerBounds | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The limits that were given, by the names that they have in an OracleEndpoint."""
+        limits = {name: getattr(self, name) for name in OracleLimits.model_fields}
+        return {name: value for name, value in limits.items() if value is not None}
+
+
+class Registration(OracleLimits):
+    """A service to be registered. Without a name it is called what it calls itself."""
+
+    url: Url
+    name: Name | None = None
+    dialect: Literal["rewardmesh", "flow_factory", "openrlhf", "openai_judge", "kserve"] = "rewardmesh"
+    options: dict[str, Any] = Field(default_factory=dict)
+    secret: Secret | None = Field(default=None, repr=False)
+
+
+class OracleChange(OracleLimits):
+    """What is to be different. A new `url` is probed like a new oracle; `secret: null` forgets the one there is."""
+
+    url: Url | None = None
+    state: Literal["active", "paused", "draining"] | None = None
+    secret: Secret | None = Field(default=None, repr=False)
+
+
+class BreakerView(Message):
+    """How an oracle's circuit breaker stands; `wait_s` until it may be probed."""
+
+    kind: str
+    failures: int
+    wait_s: float
+
+    @classmethod
+    def of(cls, state: BreakerState) -> BreakerView:
+        """The part of a state that concerns an operator."""
+        return cls(kind=state.kind, failures=state.failures, wait_s=state.wait_s)
+
+
+class OracleView(Message):
+    """An oracle as the registry has it. Its secret is never shown, only whether there is one."""
+
+    endpoint: OracleEndpoint
+    breaker: BreakerView
+    has_secret: bool
+
+
+async def check(
+    gateway: Gateway, url: str, *, deadline_s: float = 30.0, secret: str | None = None
+) -> ConformanceReport:
+    """Probes a service and changes nothing. Repeatable. Raises: AddressRefused. Deadline: `deadline_s` a call."""
+    async with gateway.http(deadline_s, secret=secret) as http:
+        return await check_conformance(url, http=http, deadline_s=deadline_s)
+
+
+async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> OracleEndpoint:
+    """Probes a service and gives it work from now on. Asked again, it is refused: the name is taken.
+
+    Raises: RegistrationRefused (the name is taken, no service there, not conforming, a limit above its own),
+    AddressRefused, BufferUnavailable. Deadline: that of the conformance check.
+    """
+    if wanted.name is not None:
+        await _require_free(gateway, wanted.name)
+    if wanted.dialect == "rewardmesh":
+        report = await check(gateway, wanted.url, deadline_s=wanted.deadline_s or 30.0, secret=wanted.secret)
+        info = _conforming(report, name=wanted.name)
+        name, version, max_batch = info.name, info.version, wanted.max_batch or info.max_batch
+        if max_batch > info.max_batch:
+            what = f"max_batch {max_batch} is more than the {info.max_batch} that the service takes"
+            raise RegistrationRefused(what, name, "lower max_batch, or leave it out")
+    else:
+        info = None
+        if wanted.name is None or wanted.max_batch is None:
+            what = f"a service of the dialect {wanted.dialect} cannot say its name and its max_batch"
+            raise RegistrationRefused(what, wanted.url, "give both")
+        await _require_service(gateway, wanted.url)
+        name, version, max_batch = wanted.name, "", wanted.max_batch
+    await _require_free(gateway, name)  # again: probing took its time
+    said = {"url": wanted.url, "dialect": wanted.dialect, "options": wanted.options}
+    known = {**wanted.given, **said, "name": name, "version": version, "max_batch": max_batch}
+    endpoint = OracleEndpoint.model_validate(known)
+    await gateway.registry.put_oracle(endpoint)
+    await gateway.registry.put_secret(name, wanted.secret)
+    await _keep_info(gateway, name, info)
+    await gateway.audit.record(actor, "oracle.register", name, url=wanted.url, version=version)
+    return endpoint
+
+
+async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Actor) -> OracleEndpoint:
+    """Changes what was given and nothing else. Idempotent; of two at once the later one counts.
+
+    Raises: UnknownOracle, RegistrationRefused (another service at the new URL), AddressRefused, BufferUnavailable.
+    """
+    endpoint = await gateway.registry.oracle(name)
+    new: dict[str, Any] = wanted.given
+    if wanted.state is not None:
+        new["state"] = wanted.state
+    if wanted.url is not None and wanted.url != endpoint.url:
+        new["url"] = wanted.url
+        if endpoint.dialect == "rewardmesh":
+            secret = wanted.secret or await gateway.registry.secret(name)
+            deadline_s = wanted.deadline_s or endpoint.deadline_s
+            info = _conforming(await check(gateway, wanted.url, deadline_s=deadline_s, secret=secret), name=name)
+            new["version"] = info.version
+            await _keep_info(gateway, name, info)
+        else:
+            await _require_service(gateway, wanted.url)
+    changed = endpoint.model_copy(update=new)
+    if new:
+        await gateway.registry.put_oracle(changed)
+    if "secret" in wanted.model_fields_set:
+        await gateway.registry.put_secret(name, wanted.secret)
+        new["secret"] = "forgotten" if wanted.secret is None else "replaced"
+    told = {key: value.model_dump() if isinstance(value, Message) else value for key, value in new.items()}
+    await gateway.audit.record(actor, "oracle.change", name, **told)
+    return changed
+
+
+async def recheck(gateway: Gateway, name: str, *, actor: Actor) -> OracleEndpoint:
+    """Probes a registered oracle once more and takes over its version. Idempotent.
+
+    Raises: UnknownOracle, RegistrationRefused (it does not conform any more, or is another service).
+    """
+    endpoint = await gateway.registry.oracle(name)
+    if endpoint.dialect != "rewardmesh":
+        await _require_service(gateway, endpoint.url)
+        return endpoint
+    secret = await gateway.registry.secret(name)
+    report = await check(gateway, endpoint.url, deadline_s=endpoint.deadline_s, secret=secret)
+    info = _conforming(report, name=name)
+    await _keep_info(gateway, name, info)
+    if info.version == endpoint.version:
+        return endpoint
+    changed = endpoint.model_copy(update={"version": info.version})
+    await gateway.registry.put_oracle(changed)
+    await gateway.audit.record(actor, "oracle.version", name, before=endpoint.version, after=info.version)
+    return changed
+
+
+async def remove(gateway: Gateway, name: str, *, actor: Actor) -> None:
+    """The oracle gets no more work; what waits for it stays until its group is forgotten. Raises UnknownOracle."""
+    await gateway.registry.oracle(name)
+    await gateway.registry.remove_oracle(name)
+    await _keep_info(gateway, name, None)
+    await gateway.audit.record(actor, "oracle.remove", name)
+
+
+async def view(gateway: Gateway, endpoint: OracleEndpoint) -> OracleView:
+    """The oracle as it may be shown."""
+    breaker = BreakerView.of(await gateway.registry.breaker(endpoint.name))
+    has_secret = await gateway.registry.secret(endpoint.name) is not None
+    return OracleView(endpoint=endpoint, breaker=breaker, has_secret=has_secret)
+
+
+async def info_of(gateway: Gateway, name: str) -> OracleInfo | None:
+    """What the oracle said about itself when it was last probed; None for one that was never."""
+    with server_errors("registry"):
+        kept = await gateway.redis.hget(names.GATEWAY_INFOS, name)
+    return None if kept is None else OracleInfo.model_validate_json(kept)
+
+
+async def _keep_info(gateway: Gateway, name: str, info: OracleInfo | None) -> None:
+    with server_errors("registry"):
+        if info is None:
+            await gateway.redis.hdel(names.GATEWAY_INFOS, name)
+        else:
+            await gateway.redis.hset(names.GATEWAY_INFOS, name, info.to_json())
+
+
+async def _require_free(gateway: Gateway, name: str) -> None:
+    try:
+        known = await gateway.registry.oracle(name)
+    except UnknownOracle:
+        return
+    advice = f"it is at {known.url}: change or remove that one, or register this one under another name"
+    raise RegistrationRefused("an oracle of that name is registered", name, advice)
+
+
+def _conforming(report: ConformanceReport, *, name: str | None) -> OracleInfo:
+    """What a conforming service says about itself. Raises RegistrationRefused, with the report where there is one."""
+    info, url = report.info, report.url
+    if info is None:
+        raise RegistrationRefused("no oracle answers there", url, f"check the URL\n{report}")
+    if name is not None and info.name != name:
+        what = f"the service there calls itself {info.name}, not {name}"
+        raise RegistrationRefused(what, url, f"register it as {info.name}, or check the URL")
+    if not report.passed:
+        raise RegistrationRefused("the service does not pass the conformance check", url, f"mend this\n{report}")
+    return info
+
+
+async def _require_service(gateway: Gateway, url: str) -> None:
+    """Something answers there, whatever it says. Raises RegistrationRefused, AddressRefused."""
+    try:
+        async with gateway.http(10.0) as http, http.stream("GET", url):
+            return
+    except httpx.HTTPError as error:
+        said = f"{type(error).__name__} {error}".strip()[:200]
+        raise RegistrationRefused(f"nothing answers there: {said}", url, "check the URL and that it runs") from error
