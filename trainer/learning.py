@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.interface import Algorithm, TrajectoryBatch
+from trainer.joining import batch_advantages
 from trainer.losses.advantages import group_advantages
 from trainer.replay_bank import ReplayBank
 from trainer.rewards import CombinedRewards, RewardRule
@@ -146,6 +147,8 @@ class Learner:
 
     def _advantages(self, rewards: Tensor, group_index: Tensor) -> Tensor:
         settings = self._recipe.surrogate
+        if self._rule.join == "gdpo":
+            return batch_advantages(rewards, group_index, clip=settings.advantage_clip)
         return group_advantages(rewards, group_index, std=settings.advantage_std, clip=settings.advantage_clip).values
 
     def _batch(self, group_ids: Sequence[str], parts: Sequence[Tensor]) -> TrajectoryBatch:

@@ -27,7 +27,7 @@ from rewardmesh.wire.stream import Stream, StreamSettings
 from trainer.buffer_feedback import BufferFeedback, _end
 from trainer.feedback import Feedback, GroupFeedback, PictureGroup, PictureSample
 from trainer.in_process_feedback import InProcessFeedback
-from trainer.recipe_sections import FeedbackSettings, OracleUse
+from trainer.recipe_sections import FeedbackSettings, OnMissing, OracleUse
 from trainer.training_process import open_buffer_feedback
 
 ORACLES = ("bright", "dark")
@@ -132,7 +132,7 @@ def group(name: str = "g1", *, size: int = 2, late: tuple[str, ...] = (), prompt
             PictureSample(sample_id=f"{name}-{i}", boundary_index=4, picture=picture)
             for i, picture in enumerate(pictures)
         ),
-        required=tuple(name for name in ORACLES if name not in late),
+        awaited=tuple(name for name in ORACLES if name not in late),
         late=late,
     )
 
@@ -305,7 +305,7 @@ def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
 async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[..., Any]) -> None:
     server = new_server()
     settings = FeedbackSettings(oracles=(OracleUse(name="bright"),))
-    with pytest.raises(OracleUnavailable, match=r"requires is not registered \(bright\).*registered are none"):
+    with pytest.raises(OracleUnavailable, match=r"needs is not registered \(bright\).*registered are none"):
         await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
     client = await connect(server.url)
     registry = Registry(client)
@@ -314,7 +314,8 @@ async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[...
     assert await registry.runs() == ["r1"]
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == []
-    with_people = FeedbackSettings(oracles=(OracleUse(name="bright"), OracleUse(name="people", role="late")))
+    late = OracleUse(name="people", on_missing=OnMissing(wait_s=0, then="mask"))
+    with_people = FeedbackSettings(oracles=(OracleUse(name="bright"), late))
     feedback = await asyncio.to_thread(open_buffer_feedback, with_people, run_id="r2", url=server.url)
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == ["r2"]

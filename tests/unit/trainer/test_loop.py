@@ -58,6 +58,9 @@ class HeldBack:
             for one in out
         ]
 
+    def knows(self, oracle: str) -> bool:
+        return self.inner.knows(oracle)
+
     def depth(self) -> dict[str, FeedbackDepth]:
         return {"brightness": FeedbackDepth(samples=len(self.held))}
 
@@ -171,7 +174,7 @@ def test_a_silent_oracle_ends_the_run_with_its_name_and_a_checkpoint(make_loop, 
     feedback = HeldBack(InProcessFeedback(oracles))
     feedback.hold_oracles = {"brightness", "spelled"}
     overrides = ("feedback.wait_s=0.05", "feedback.max_empty_iterations=2")
-    with pytest.raises(OracleUnavailable, match=r"not one group was complete in 2 iterations.*brightness"):
+    with pytest.raises(OracleUnavailable, match=r"not one group was rewarded in 2 iterations.*brightness"):
         make_loop(*overrides, feedback=feedback).run()
     assert lines(tmp_path / "run")[-1]["policy_version"] == 0
     assert (tmp_path / "run" / "checkpoints" / "latest").exists()
@@ -202,7 +205,7 @@ def test_a_late_oracle_is_never_waited_for(make_loop, oracles, brightness, tmp_p
     oracles["people"] = brightness("people")
     feedback = HeldBack(InProcessFeedback(oracles))
     feedback.hold_oracles = {"people"}
-    late = "{name: people, role: late, weight: 2}"
+    late = "{name: people, on_missing: {wait_s: 0, then: mask}, weight: 2}"
     names = f"feedback.oracles=[{{name: brightness}}, {late}]"
     make_loop(names, "run.iterations=3", feedback=feedback, folder="late").run()
     assert all(line["groups"]["rewarded"] == 4 for line in lines(tmp_path / "late"))
@@ -228,6 +231,6 @@ def test_a_stop_file_and_a_time_limit_end_a_run_after_an_iteration(make_loop, tm
     assert 1 <= outcome.iterations <= 3
 
 
-def test_a_prompt_without_checks_for_any_required_oracle_is_named(make_loop) -> None:
+def test_a_prompt_without_checks_for_any_needed_oracle_is_named(make_loop) -> None:
     with pytest.raises(ChecksMissing, match="the word"):
         make_loop("feedback.oracles=[{name: brightness, applies: objects}]")

@@ -1,0 +1,76 @@
+"""Arithmetic of several oracles' rewards: each brought to a scale, then joined, with what is masked left out of it all.
+
+Knows no recipe and no oracle (`trainer.rewards` does). A masked reward is in no sum, mean or standard deviation: its
+value in the table is never read.
+Axis legend: n samples of a group, C columns (boundaries), B samples of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.losses.advantages import group_advantages
+
+__all__ = ["Normalisation", "Term", "batch_advantages", "join", "normalise"]
+
+Normalisation = Literal["none", "unit_range", "group_std", "group_z"]
+Table = NDArray[np.float64]
+Known = NDArray[np.bool_]
+Term = tuple[float, Table, Known]
+"""An oracle's weight, its normalised rewards [n, C] and which of them it gave."""
+
+
+def normalise(rewards: Table, known: Known, *, how: Normalisation, bounds: tuple[float, float]) -> tuple[Table, Known]:
+    """One oracle's rewards on a scale that can be added to others'.
+
+    Equation: (E13) r; or (r - low) / (high - low) - 0.5; or `group_std`: (r - mean) / (std + 1e-4), over the samples
+              that have one. (E14) `group_z`: the same without the 1e-4, so that no scale of r is left; 0 where all tie
+    Shapes:   rewards, known [n, C]; returns [n, C] twice: where fewer than two samples of a column have a reward, there
+              is nothing to compare with, and a scale of the group masks that one too
+    """
+    if how == "none":
+        return rewards, known
+    if how == "unit_range":
+        low, high = bounds
+        return (rewards - low) / (high - low) - 0.5, known
+    known = known & (known.sum(axis=0) >= 2)
+    count = np.maximum(known.sum(axis=0), 1)
+    centred = np.where(known, rewards - np.where(known, rewards, 0.0).sum(axis=0) / count, 0.0)
+    spread = np.sqrt(np.square(centred).sum(axis=0) / count)
+    if how == "group_std":
+        return centred / (spread + 1e-4), known
+    highest, lowest = np.where(known, rewards, -np.inf).max(axis=0), np.where(known, rewards, np.inf).min(axis=0)
+    varied = (highest > lowest) & (spread > 0)
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=varied), known
+
+
+def join(terms: Iterable[Term]) -> Table:
+    """The weighted mean of what is known of each sample.
+
+    Equation: (E13) sum_o w_o r_o / sum_o w_o, over the oracles that gave the sample a reward
+    Shapes:   returns [n, C]; every sample must have a reward in every column
+    """
+    total: Table | float = 0.0
+    weights: Table | float = 0.0
+    for weight, values, known in terms:
+        total = total + weight * np.where(known, values, 0.0)
+        weights = weights + weight * known
+    return np.asarray(total / weights, dtype=np.float64)
+
+
+def batch_advantages(joined: Tensor, group_index: Tensor, *, clip: float) -> Tensor:
+    """Joined rewards that are normalised within their groups already, brought to one scale over the batch.
+
+    Equation: (E14) A = clip((r - mean_batch) / (std_batch + 1e-4)); 0 in a group whose rewards are all equal
+    Shapes:   joined [B] float32; group_index [B] int64 from 0, every group present; returns [B]
+    Raises:   ValueError as `group_advantages` does
+    """
+    tied = group_advantages(joined, group_index).tied[group_index]
+    values = (joined - joined.mean()) / (joined.std(correction=0) + 1e-4)
+    return torch.where(tied, torch.zeros_like(values), values.clamp(-clip, clip))
