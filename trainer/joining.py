@@ -1,8 +1,8 @@
 """Arithmetic of several oracles' rewards: each brought to a scale, then joined, with what is masked left out of it all.
 
-Knows no recipe and no oracle (`trainer.rewards` does). A masked reward is in no sum, mean or standard deviation: its
+Knows no recipe and no oracle (`trainer.rewards` does), and takes no advantages (`trainer.learning` does). A masked reward is in no sum, mean or standard deviation: its
 value in the table is never read.
-Axis legend: n samples of a group, C columns (boundaries), B samples of a batch.
+Axis legend: n samples of a group, C columns (boundaries).
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trainer.losses.advantages import group_advantages
-
-__all__ = ["Normalisation", "Term", "batch_advantages", "join", "normalise"]
+__all__ = ["Normalisation", "Term", "join", "normalise"]
 
 Normalisation = Literal["none", "unit_range", "group_std", "group_z"]
 Table = NDArray[np.float64]
@@ -62,15 +58,3 @@ def join(terms: Iterable[Term]) -> Table:
         total = total + weight * np.where(known, values, 0.0)
         weights = weights + weight * known
     return np.asarray(total / weights, dtype=np.float64)
-
-
-def batch_advantages(joined: Tensor, group_index: Tensor, *, clip: float) -> Tensor:
-    """Joined rewards that are normalised within their groups already, brought to one scale over the batch.
-
-    Equation: (E14) A = clip((r - mean_batch) / (std_batch + 1e-4)); 0 in a group whose rewards are all equal
-    Shapes:   joined [B] float32; group_index [B] int64 from 0, every group present; returns [B]
-    Raises:   ValueError as `group_advantages` does
-    """
-    tied = group_advantages(joined, group_index).tied[group_index]
-    values = (joined - joined.mean()) / (joined.std(correction=0) + 1e-4)
-    return torch.where(tied, torch.zeros_like(values), values.clamp(-clip, clip))

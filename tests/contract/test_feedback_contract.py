@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -23,7 +23,7 @@ from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, Scored, ScoreFailure
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
-from rewardmesh.wire.stream import Stream, StreamSettings
+from rewardmesh.wire.stream import GroupOutcome, Stream, StreamSettings
 from trainer.buffer_feedback import BufferFeedback, _end
 from trainer.feedback import Feedback, GroupFeedback, PictureGroup, PictureSample
 from trainer.in_process_feedback import InProcessFeedback
@@ -50,6 +50,29 @@ class Bright(Oracle):
         ]
 
 
+class Requeued:
+    """A stream whose failed samples, once `mended` is set, were asked about again: complete once more, with rewards."""
+
+    def __init__(self, stream: Stream, mended: threading.Event) -> None:
+        self._stream = stream
+        self._mended = mended
+        self._seen: list[tuple[str, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def outcomes(self, group_id: str, oracle: str) -> GroupOutcome:
+        outcome = await self._stream.outcomes(group_id, oracle)
+        if not self._mended.is_set():
+            return outcome
+        return replace(outcome, results={name: Scored(sample_id=name, reward=0.5) for name in outcome.results})
+
+    async def completions(self, *, after: str, wait_s: float) -> tuple[list[tuple[str, str]], str]:
+        hints, after = await self._stream.completions(after=after, wait_s=min(wait_s, 0.05))
+        self._seen += hints
+        return (self._seen + self._seen if self._mended.is_set() else hints), after
+
+
 @dataclass
 class Road:
     """Makes feedback of one kind over one run, with a worker at the other end that `serving` lets work."""
@@ -58,6 +81,7 @@ class Road:
     url: str | None
     run_id: str = field(default_factory=lambda: f"run-{uuid4().hex[:10]}")
     serving: threading.Event = field(default_factory=threading.Event)
+    mended: threading.Event = field(default_factory=threading.Event)
     settings: StreamSettings = field(default_factory=StreamSettings)
     opened: list[Feedback] = field(default_factory=list)
 
@@ -81,7 +105,7 @@ class Road:
             )
             workers = [asyncio.ensure_future(self._work(stream, Bright(name))) for name in ORACLES]
             try:
-                yield stream
+                yield cast("Stream", Requeued(stream, self.mended))
             finally:
                 await _end(workers)
                 if client:
@@ -177,6 +201,23 @@ def test_a_failure_is_a_result(road: Road) -> None:
     feedback.publish([group(prompt="a broken circle")])
     for one in collected(feedback, 2).values():
         assert {result.kind for result in one.results.values()} == {"failed"}
+
+
+@BUFFERED
+def test_a_failed_sample_that_is_scored_after_all_is_handed_over_once_more(road: Road) -> None:
+    feedback = road.open()
+    feedback.publish([group(prompt="a broken circle")])
+    collected(feedback, 2)
+    road.mended.set()
+    for one in collected(feedback, 2).values():  # hinted at again and again, handed over once
+        assert {result.kind for result in one.results.values()} == {"scored"}
+    assert feedback.collect(wait_s=0.5) == []
+
+
+def test_an_oracle_of_this_process_is_known_and_no_other() -> None:
+    feedback = InProcessFeedback({"bright": Bright("bright")})
+    assert feedback.knows("bright")
+    assert not feedback.knows("dark")
 
 
 def test_times_are_never_negative_and_nothing_runs_once_all_is_there(road: Road) -> None:
@@ -312,6 +353,8 @@ async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[...
     await registry.put_oracle(OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=1))
     feedback = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
     assert await registry.runs() == ["r1"]
+    assert await asyncio.to_thread(feedback.knows, "bright")
+    assert not await asyncio.to_thread(feedback.knows, "nobody")
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == []
     late = OracleUse(name="people", on_missing=OnMissing(wait_s=0, then="mask"))

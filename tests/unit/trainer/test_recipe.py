@@ -60,7 +60,7 @@ def test_the_shipped_recipes_are_those() -> None:
         ),
         (
             "feedback.oracles=[{name: a, applies: objects}, {name: b, on_missing: {then: mask}}]",
-            "every reward of a prompt with text may be masked or late, which leaves nothing to learn from: give one of b",
+            "every reward of a prompt with text may be masked or late, which leaves nothing to learn from: give",
         ),
         ("feedback.oracles.0.on_missing={wait_s: 0}", "wait_s 0 with drop_group gives up every group at once"),
         ("feedback.oracles.0.on_missing={wait_s: .inf}", "feedback.oracles.0.on_missing.wait_s is inf"),
