@@ -98,7 +98,7 @@ def read_amendments(run_folder: Path) -> tuple[list[Amendment], dict[int, str]]:
 def show_amendments(run_folder: Path) -> list[dict[str, Any]]:
     """For people and status.json: one entry an amendment, and one for each line that is none."""
     amendments, faults = read_amendments(run_folder)
-    return [
+    shown: list[dict[str, Any]] = [
         {
             "oracle": one.use.name,
             "weight": one.use.weight,
@@ -109,7 +109,10 @@ def show_amendments(run_folder: Path) -> list[dict[str, Any]]:
             "refused": one.refused,
         }
         for one in amendments
-    ] + [{"oracle": f"line {number}", "from_iteration": None, "refused": fault} for number, fault in faults.items()]
+    ]
+    for number, fault in faults.items():
+        shown.append({"oracle": f"line {number}", "from_iteration": None, "refused": fault})
+    return shown
 
 
 class AmendmentLog:

@@ -1,7 +1,7 @@
 """Arithmetic of several oracles' rewards: each brought to a scale, then joined, with what is masked left out of it all.
 
-Knows no recipe and no oracle (`trainer.rewards` does), and takes no advantages (`trainer.learning` does). A masked reward is in no sum, mean or standard deviation: its
-value in the table is never read.
+Knows no recipe and no oracle (`trainer.rewards` does), and takes no advantages (`trainer.learning` does). A masked
+reward is in no sum, mean or standard deviation: its value in the table is never read.
 Axis legend: n samples of a group, C columns (boundaries).
 """
 

@@ -153,7 +153,7 @@ class FeedbackSettings(RecipeSection):
                 raise ValueError(
                     f"oracles: every reward of a prompt with {kind} may be masked or late, which leaves nothing to "
                     f"learn from: give one of {', '.join(oracle.name for oracle in asked)} an on_missing.then of "
-                    "drop_group or abort"
+                    "drop_group or abort, or set its `applies` to the other kind"
                 )
         if self.max_staleness < self.max_inflight - 1:
             raise ValueError(

@@ -14,6 +14,7 @@ import pytest
 from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.messages import ScoreFailure
 from tests.unit.trainer.held_back import HeldBack
+from trainer.coordination import Solo
 from trainer.feedback import GroupFeedback
 from trainer.in_process_feedback import InProcessFeedback
 
@@ -90,6 +91,21 @@ def test_abort_ends_the_run_with_the_oracles_name_and_it_goes_on_from_there(make
     feedback.hold_oracles = set()
     assert make_loop(abort, "run.iterations=2", feedback=feedback).run().reason == "finished"
     assert [line["groups"]["rewarded"] for line in lines(tmp_path / "run")] == [0, 4]
+
+
+class BesideAnother(Solo):
+    """Rank 0 of two: all is well here, and `people` has left the other worker without a reward."""
+
+    def decide(self, view: Any, plan: Any) -> dict[str, Any]:
+        other = {"without": ["people"], "rewarded": 4, "groups": 4, "awaited": {}, "stop": False, "refused": False}
+        decided: dict[str, Any] = plan([view, other])
+        return decided
+
+
+def test_a_group_that_another_worker_is_left_with_aborts_too(make_loop, feedback) -> None:
+    feedback.hold_oracles = set()
+    with pytest.raises(OracleUnavailable, match="oracles people"):
+        make_loop(with_people("abort", 5), feedback=feedback, coordinator=BesideAnother()).run()
 
 
 def test_a_wait_says_for_whom_and_how_much_longer(make_loop, feedback, tmp_path) -> None:

@@ -73,11 +73,11 @@ def test_unit_range_is_about_zero_and_a_failed_sample_is_left_out() -> None:
 def test_without_a_needed_answer_or_two_samples_there_is_no_reward() -> None:
     assert rule(COUNT).combine(header(OBJECTS), {}) is None
     assert rule(COUNT).combine(header(OBJECTS), said("object_count", (0.5, None, None))) is None
-    assert rule(COUNT, PEOPLE).combine(header(OBJECTS), said("people", (1.0, 1.0, 1.0))) is None
+    assert rule(COUNT, SPELL, PEOPLE).combine(header(OBJECTS), said("people", (1.0, 1.0, 1.0))) is None
 
 
 def test_a_masked_reward_is_left_out_of_that_samples_mean_and_counted() -> None:
-    both = rule(COUNT, PEOPLE)
+    both = rule(COUNT, SPELL, PEOPLE)
     first = said("object_count", (0.5, 0.5, 1.0))
     alone = both.combine(header(OBJECTS), first)
     partly = both.combine(header(OBJECTS), first | said("people", (1.0, None, 0.5)))
