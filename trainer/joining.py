@@ -7,7 +7,7 @@ Axis legend: n samples of a group, C columns (boundaries).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -46,15 +46,16 @@ def normalise(rewards: Table, known: Known, *, how: Normalisation, bounds: tuple
     return np.divide(centred, spread, out=np.zeros_like(centred), where=varied), known
 
 
-def join(terms: Iterable[Term]) -> Table:
+def join(terms: Sequence[Term]) -> Table:
     """The weighted mean of what is known of each sample.
 
     Equation: (E13) sum_o w_o r_o / sum_o w_o, over the oracles that gave the sample a reward
     Shapes:   returns [n, C]; every sample must have a reward in every column
     """
-    total: Table | float = 0.0
-    weights: Table | float = 0.0
+    total = np.zeros(terms[0][1].shape)
+    weights = np.zeros_like(total)
     for weight, values, known in terms:
-        total = total + weight * np.where(known, values, 0.0)
-        weights = weights + weight * known
-    return np.asarray(total / weights, dtype=np.float64)
+        total += weight * np.where(known, values, 0.0)
+        weights += weight * known
+    joined: Table = total / weights
+    return joined
