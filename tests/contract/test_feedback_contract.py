@@ -172,6 +172,14 @@ def collected(feedback: Feedback, count: int, *, within_s: float = 20.0) -> dict
     return found
 
 
+def _until_waiting(feedback: Feedback, num_samples: int) -> None:
+    """Until so many samples wait for each oracle."""
+    deadline = time.monotonic() + 10
+    while not all(feedback.depth().get(name) and feedback.depth()[name].samples == num_samples for name in ORACLES):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_every_pair_is_handed_over_once_with_every_samples_result(road: Road) -> None:
     feedback = road.open()
     feedback.set_policy_version(3)
@@ -264,10 +272,7 @@ def test_a_late_oracle_does_not_hold_back_a_quick_one_nor_run_the_clock(road: Ro
     feedback.publish([group(late=ORACLES)])
     time.sleep(0.2)
     assert feedback.times().hidden_s == 0
-    deadline = time.monotonic() + 10
-    while not all(feedback.depth().get(name) and feedback.depth()[name].samples == 2 for name in ORACLES):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    _until_waiting(feedback, 2)
     road.serving.set()
     collected(feedback, 2)
 
@@ -288,9 +293,9 @@ def test_a_full_oracle_refuses_the_group_and_the_rest_goes_on(road: Road) -> Non
 def test_a_forgotten_group_is_not_asked_about(road: Road) -> None:
     road.serving.clear()
     feedback = road.open()
-    feedback.publish([group("g1"), group("g2")])
+    feedback.publish([group("g1"), group("g2", size=3)])
     feedback.forget(["g1"])
-    time.sleep(0.3)
+    _until_waiting(feedback, 3)
     road.serving.set()
     assert {pair[0] for pair in collected(feedback, 2)} == {"g2"}
     assert feedback.collect(wait_s=0.5) == []
