@@ -130,6 +130,7 @@ def fit_into_budget(recipe: Recipe, *, gone_s: float, evaluation_s: float, folde
 def _write_results(
     demo: _Demo, facts: dict[str, Any], *, before: Evaluation, after: Evaluation, console: Console
 ) -> None:
+    from trainer.amendments import show_amendments
     from trainer.evaluation_files import heldout_figures, markdown_table, write_heldout
     from trainer.pictures import write_comparison
     from trainer.report import write_report
@@ -145,6 +146,7 @@ def _write_results(
         "form": demo.recipe.algorithm.surrogate.form,
         "heldout": heldout_figures(before, after, difference),
         "nfe": {"before": before.nfe, "after": after.nfe},
+        "amendments": show_amendments(folder),
         **facts,
     }
     (folder / "summary.json").write_text(dump_json(summary) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from rewardmesh.wire.codec import choose_media_type, encode_picture
 from rewardmesh.wire.errors import BufferFull, BufferUnavailable, UnknownGroup
+from rewardmesh.wire.messages import Scored
 from rewardmesh.wire.stream import Group, PendingSample, Stream
 from rewardmesh.wire.telemetry import get_logger
 from trainer.feedback import FeedbackDepth, GroupFeedback, PictureGroup, RewardClock, RewardTimes
@@ -30,6 +31,9 @@ __all__ = ["BufferFeedback", "OpenStream"]
 
 OpenStream = Callable[[], AbstractAsyncContextManager[Stream]]
 """Entered and left in the thread's event loop; what it opens (a client of the server) it closes."""
+
+Registered = Callable[[], Awaitable[Collection[str]]]
+"""Names of the oracles that are registered now; called in the thread's event loop."""
 
 T = TypeVar("T")
 Pair = tuple[str, str]
@@ -46,20 +50,25 @@ class BufferFeedback:
         open_stream: OpenStream,
         *,
         oracles: Sequence[str],
+        registered: Registered | None = None,
         outage_s: float = 120.0,
         sweep_s: float = 3.0,
         depth_s: float = 1.0,
     ) -> None:
-        """Starts the thread and waits for the stream. Raises what opening raised, such as BufferUnavailable."""
+        """Starts the thread and waits for the stream. Raises what opening raised, such as BufferUnavailable.
+
+        Without `registered`, every oracle is taken to be known.
+        """
         self._open_stream = open_stream
-        self._oracles = tuple(oracles)
+        self._oracles = dict.fromkeys(oracles)  # grows with what is published, in the thread
+        self._registered = registered
         self._outage_s = outage_s
         self._sweep_s = sweep_s
         self._depth_s = depth_s
         self._clock = RewardClock()
         self._arrived: queue.SimpleQueue[GroupFeedback | None] = queue.SimpleQueue()
         self._watched: set[Pair] = set()  # this and the next are touched by the thread alone
-        self._handed_over: set[Pair] = set()  # not forgotten yet: published again, they are not answered again
+        self._handed_over: dict[Pair, int] = {}  # not forgotten yet, and with how many rewards
         self._depth: dict[str, FeedbackDepth] = {}
         self._failure: BaseException | None = None
         self._log = get_logger("feedback")
@@ -74,7 +83,7 @@ class BufferFeedback:
 
     def publish(self, groups: Sequence[PictureGroup]) -> None:
         self._raise_failure()
-        self._clock.started([(group.group_id, oracle) for group in groups for oracle in group.required])
+        self._clock.started([(group.group_id, oracle) for group in groups for oracle in group.awaited])
         for group in groups:
             self._command(self._send(group))
 
@@ -89,6 +98,18 @@ class BufferFeedback:
         if not found:
             self._raise_failure()
         return found
+
+    def knows(self, oracle: str) -> bool:
+        """Asks the registry, for `outage_s` at most."""
+        if self._registered is None:
+            return True
+        self._raise_failure()
+        asked = asyncio.run_coroutine_threadsafe(self._persistently(self._registered), self._loop)
+        try:
+            return oracle in asked.result(timeout=self._outage_s + LONGEST_PAUSE_S)
+        except TimeoutError as error:
+            asked.cancel()
+            raise BufferUnavailable("the registry does not answer", oracle, "see `rewardmesh status`") from error
 
     def depth(self) -> Mapping[str, FeedbackDepth]:
         return dict(self._depth)
@@ -192,7 +213,8 @@ class BufferFeedback:
     async def _send(self, group: PictureGroup) -> None:
         began = time.monotonic()
         packed = await asyncio.to_thread(_pack, group)
-        oracles = (*group.required, *group.late)
+        oracles = (*group.awaited, *group.late)
+        self._oracles.update(dict.fromkeys(oracles))
         try:
             admissions = await self._persistently(partial(self._stream.enqueue, packed, oracles=oracles))
         except BufferFull as error:
@@ -225,7 +247,7 @@ class BufferFeedback:
                 await self._look_up(pair)
 
     async def _look_up(self, pair: Pair) -> None:
-        if pair not in self._watched:
+        if pair not in self._watched and pair not in self._handed_over:
             return
         group_id, oracle = pair
         try:
@@ -239,17 +261,20 @@ class BufferFeedback:
             )
 
     def _hand_over(self, feedback: GroupFeedback) -> None:
+        """Once, though a hint and a sweep may both find it; again only if requeued samples brought it more rewards."""
         pair = (feedback.group_id, feedback.oracle)
-        if feedback.status == "refused" or pair in self._watched:  # once: a hint and a sweep may both find it
+        num_scored = sum(isinstance(result, Scored) for result in feedback.results.values())
+        gained = pair in self._handed_over and num_scored > self._handed_over[pair]
+        if feedback.status == "refused" or pair in self._watched or gained:
             self._watched.discard(pair)
             if feedback.status == "complete":
-                self._handed_over.add(pair)
+                self._handed_over[pair] = num_scored
             self._clock.finished(pair)
             self._arrived.put(feedback)
 
     async def _measure(self) -> None:
         while True:
-            for oracle in self._oracles:
+            for oracle in tuple(self._oracles):
                 depth = await self._persistently(partial(self._stream.depth, oracle))
                 self._depth[oracle] = FeedbackDepth(
                     samples=depth.lag + depth.pending + depth.retrying + depth.deferred,
@@ -265,7 +290,7 @@ class BufferFeedback:
         for pair in [pair for pair in self._watched if pair[0] in gone]:
             self._watched.discard(pair)
             self._clock.finished(pair)
-        self._handed_over = {pair for pair in self._handed_over if pair[0] not in gone}
+        self._handed_over = {pair: count for pair, count in self._handed_over.items() if pair[0] not in gone}
         for group_id in group_ids:
             await self._persistently(partial(self._stream.forget, group_id))
 

@@ -4,10 +4,11 @@ Two implementations: `BufferFeedback` (a stream of `rewardmesh.wire`, served by 
 `InProcessFeedback` (oracles called here and now). One life cycle:
 
     publish(groups) ──► each (group, oracle) is outstanding ──► collect() hands over its GroupFeedback, once
+                          │                                       └─ and again if a failed sample is scored after all
                           └─ refused (the oracle's budget is full) or lost: handed over as well, with no results
     forget(groups): the trainer is through with them; nothing is kept for them any more
 
-Times: while at least one *required* pair is outstanding, reward time runs. The part of it that the training thread
+Times: while at least one *awaited* pair is outstanding, reward time runs. The part of it that the training thread
 spent blocked is *exposed*; the rest was overlapped by learning and is *hidden*.
 """
 
@@ -58,7 +59,7 @@ class PictureGroup:
     checks: Mapping[str, Any]
     """GenEval's metadata, plus `text`."""
     samples: tuple[PictureSample, ...]
-    required: tuple[str, ...]
+    awaited: tuple[str, ...]
     """Oracles that are waited for."""
     late: tuple[str, ...] = ()
     """Oracles whose answers are taken whenever they come."""
@@ -104,7 +105,7 @@ class FeedbackDepth:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardTimes:
-    """Seconds since the start. `exposed_s + hidden_s` is all the time in which a required reward was outstanding."""
+    """Seconds since the start. `exposed_s + hidden_s` is all the time in which an awaited reward was outstanding."""
 
     exposed_s: float = 0.0
     hidden_s: float = 0.0
@@ -122,7 +123,14 @@ class Feedback(Protocol):
         """
 
     def collect(self, *, wait_s: float = 0.0) -> list[GroupFeedback]:
-        """What is newly complete, refused or lost; waits up to `wait_s` if there is nothing. Raises as `publish`."""
+        """What is newly complete, refused or lost; waits up to `wait_s` if there is nothing. Raises as `publish`.
+
+        A pair comes once; a complete one once more whenever it has more rewards than before (a dead letter was
+        requeued), for as long as its group is not forgotten.
+        """
+
+    def knows(self, oracle: str) -> bool:
+        """Whether there is such an oracle; asked before a run takes one on. Raises as `publish`."""
 
     def depth(self) -> Mapping[str, FeedbackDepth]:
         """How much waits, by oracle; may be a second old."""
@@ -147,7 +155,7 @@ class Feedback(Protocol):
 
 
 class RewardClock:
-    """Measures reward time from any thread: open while a required pair is outstanding, exposed while `blocked`."""
+    """Measures reward time from any thread: open while an awaited pair is outstanding, exposed while `blocked`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

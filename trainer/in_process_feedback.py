@@ -41,9 +41,9 @@ class InProcessFeedback:
 
     def publish(self, groups: Sequence[PictureGroup]) -> None:
         """Raises OracleRejected if a recipe names an oracle that is not here."""
-        names = sorted({name for group in groups for name in (*group.required, *group.late)})
+        names = sorted({name for group in groups for name in (*group.awaited, *group.late)})
         for name in names:
-            asked = [group for group in groups if name in (*group.required, *group.late)]
+            asked = [group for group in groups if name in (*group.awaited, *group.late)]
             fresh = [group for group in asked if (group.group_id, name) not in self._seen]
             pairs = [(group.group_id, name) for group in fresh]
             self._seen.update(pairs)
@@ -61,6 +61,9 @@ class InProcessFeedback:
         del wait_s
         ready, self._ready = self._ready, []
         return ready
+
+    def knows(self, oracle: str) -> bool:
+        return oracle in self._oracles
 
     def depth(self) -> Mapping[str, FeedbackDepth]:
         return {name: FeedbackDepth() for name in self._oracles}

@@ -3,23 +3,33 @@
 published ──► in flight: rollouts, oldest first, each with the pairs it awaits
                   └─ learnt from ──► watched: groups of which some oracle has not answered yet
                                         └─ its answer comes ──► bank, and `arrived_late`
+a second answer (a failed sample was asked about again) ──► the same; before its rollout's turn it replaces the first
 nothing outstanding any more, too old, or too many: forgotten
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from rewardmesh.wire.messages import Scored
+from rewardmesh.wire.messages import Deferred, Scored, ScoreFailure
 from rewardmesh.wire.telemetry import get_logger
 from trainer.feedback import Feedback, GroupFeedback
 from trainer.replay_bank import ReplayBank
 from trainer.rollouts import Rollout, RolloutMaker
 from trainer.trajectory_store import OracleRewards, TrajectoryStore
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "LateAnswer"]
+
+
+class LateAnswer(NamedTuple):
+    """An answer that came after its group had been learnt from."""
+
+    group_id: str
+    oracle: str
+    num_scored: int
+    """Rewards that were not there before."""
 
 
 class Intake:
@@ -44,7 +54,7 @@ class Intake:
         self._watched: dict[str, set[str]] = {}
         self._log = get_logger("intake")
         self.inflight: deque[Rollout] = deque()
-        self.arrived_late: list[str] = []
+        self.arrived_late: list[LateAnswer] = []
         self.policy_version = 0
         self.next_rollout = 0
 
@@ -105,15 +115,16 @@ class Intake:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint: watches again, and publishes again what was in flight (which is idempotent)."""
-        self.arrived_late = [group_id for group_id in state["arrived_late"] if group_id in self._bank]
+        self.arrived_late = [LateAnswer(*late) for late in state["arrived_late"] if late[0] in self._bank]
         pairs = []
         for group_id, oracles in state["watched"]:
             if group_id not in self._store:
                 continue
             self._watched[group_id] = set(oracles)
             pairs += [(group_id, oracle) for oracle in oracles if oracle not in self._store.rewards(group_id)]
-            for oracle in set(oracles) & set(self._store.rewards(group_id)):
-                self._late_answer(group_id, oracle)
+            for oracle in sorted(set(oracles) & set(self._store.rewards(group_id))):
+                self._let_in(group_id, oracle, self._num_scored(group_id, oracle))
+                self._unwatch(group_id, oracle)
         # What was stored after the checkpoint will be found in the store when its turn comes: it is not done.
         self.next_rollout = min((index for index, _ in state["inflight"]), default=int(state["next_rollout"]))
         done = [
@@ -126,26 +137,35 @@ class Intake:
             self.start(policy_version)
 
     def _take(self, answer: GroupFeedback) -> None:
-        pair = (answer.group_id, answer.oracle)
-        if answer.status == "complete" and answer.group_id in self._store:
-            self._store.add_rewards(answer.group_id, self._rewards(answer))
+        group_id, oracle = answer.group_id, answer.oracle
+        before, is_new = self._num_scored(group_id, oracle), False
+        if answer.status == "complete" and group_id in self._store:
+            is_new = self._store.add_rewards(group_id, self._rewards(answer))
         for rollout in self.inflight:
-            if rollout.answered(pair):
-                rollout.refused += answer.status == "refused"
-                rollout.lost += answer.status == "lost"
+            if group_id in rollout.group_ids:
+                if rollout.answered((group_id, oracle)) and answer.status != "complete":
+                    (rollout.refused if answer.status == "refused" else rollout.lost).add((group_id, oracle))
                 return
-        if answer.oracle in self._watched.get(answer.group_id, ()):
-            self._late_answer(answer.group_id, answer.oracle)
+        if is_new:
+            self._let_in(group_id, oracle, self._num_scored(group_id, oracle) - before)
+        self._unwatch(group_id, oracle)
 
-    def _late_answer(self, group_id: str, oracle: str) -> None:
+    def _num_scored(self, group_id: str, oracle: str) -> int:
         known = self._store.rewards(group_id) if group_id in self._store else {}
-        if oracle in known:
-            taken_in = self._bank.oracles(group_id) if group_id in self._bank else ()
-            self._bank.add(group_id, {*taken_in, oracle, *(() if taken_in else known)})
-            if group_id not in self.arrived_late:
-                self.arrived_late.append(group_id)
-        self._watched[group_id].discard(oracle)
-        if not self._watched[group_id]:
+        return known[oracle].num_scored if oracle in known else 0
+
+    def _let_in(self, group_id: str, oracle: str, num_scored: int) -> None:
+        """An answer to a group that was learnt from: into the bank, for the surrogate."""
+        taken_in = self._bank.oracles(group_id) if group_id in self._bank else self._store.rewards(group_id)
+        self._bank.add(group_id, {*taken_in, oracle})
+        self.arrived_late.append(LateAnswer(group_id, oracle, num_scored))
+
+    def _unwatch(self, group_id: str, oracle: str) -> None:
+        outstanding = self._watched.get(group_id)
+        if outstanding is None:
+            return
+        outstanding.discard(oracle)
+        if not outstanding:
             del self._watched[group_id]
             self._feedback.forget([group_id])
 
@@ -156,15 +176,15 @@ class Intake:
         for row in ids:
             results = [answer.results.get(sample_id) for sample_id in row]
             rows.append(tuple(result.reward if isinstance(result, Scored) else None for result in results))
-        failed = [result for result in answer.results.values() if not isinstance(result, Scored)]
-        if failed:
-            codes = sorted({getattr(result, "code", result.kind) for result in failed})
+        failures = Counter(self._code(answer.results.get(name)) for row in ids for name in row)
+        del failures[""]
+        if failures:
             self._log.warning(
                 "samples without a reward",
                 group_id=answer.group_id,
                 oracle=answer.oracle,
-                failed=len(failed),
-                codes=codes,
+                failed=failures.total(),
+                codes=sorted(failures),
             )
         return OracleRewards(
             oracle=answer.oracle,
@@ -172,4 +192,12 @@ class Intake:
             policy_version=self.policy_version,
             boundary_indices=self._boundaries,
             rewards=tuple(rows),
+            failures=dict(sorted(failures.items())),
         )
+
+    @staticmethod
+    def _code(result: Scored | ScoreFailure | Deferred | None) -> str:
+        """Why there is no reward; empty if there is one."""
+        if isinstance(result, Scored):
+            return ""
+        return result.code if isinstance(result, ScoreFailure) else "unanswered"

@@ -1,9 +1,18 @@
-"""What one iteration is remembered by: counts that add up over workers, and the line that is logged of them."""
+"""What one iteration is remembered by: counts that add up over workers, and the line that is logged of them.
+
+Outcomes are counted by oracle, in pictures (every scored boundary is one):
+
+    asked = scored + failed + stale + dropped + missing      as it stood when the iteration learnt
+    dropped   refused by a full budget, lost with the buffer, or deferred and never answered
+    missing   no answer yet; it may come late
+    masked    of those without a reward, the ones whose group was learnt from all the same
+    late      rewards of earlier iterations that came since the last one
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -11,14 +20,16 @@ from trainer.recipe_sections import OracleUse
 from trainer.rewards import CombinedRewards
 from trainer.trajectory_store import OracleRewards
 
-__all__ = ["GroupCounts", "add_counts", "reward_figures"]
+__all__ = ["OUTCOMES", "GroupCounts", "add_counts", "reward_figures"]
+
+OUTCOMES: Final = ("asked", "scored", "failed", "stale", "dropped", "missing", "masked", "late")
 
 Counts = dict[str, Any]
 """Nested dictionaries of numbers: plain JSON, added key by key."""
 
 
 class GroupCounts:
-    """Counts over the groups of one worker's rollout."""
+    """Counts over the groups of one worker's rollout. Every oracle that holds for it has its outcomes, zeros too."""
 
     def __init__(self, oracles: Sequence[OracleUse]) -> None:
         self._oracles = {use.name: use for use in oracles}
@@ -27,7 +38,25 @@ class GroupCounts:
             "samples": {"scored": 0, "failed": 0},
             "reward": {"sum": 0.0, "square": 0.0, "count": 0},
             "oracles": {},
+            "outcomes": {name: dict.fromkeys(OUTCOMES, 0) for name in self._oracles},
         }
+
+    def add_outcomes(self, oracle: str, answer: OracleRewards | None, *, num_pictures: int, is_gone: bool) -> None:
+        """What became of a group's pictures with one oracle. `is_gone`: no answer will come."""
+        counts = self.counts["outcomes"][oracle]
+        counts["asked"] += num_pictures
+        if answer is None:
+            counts["dropped" if is_gone else "missing"] += num_pictures
+            return
+        stale, dropped = (answer.failures.get(code, 0) for code in ("stale", "expired"))
+        counts["scored"] += answer.num_scored
+        counts["stale"] += stale
+        counts["dropped"] += dropped
+        counts["failed"] += num_pictures - answer.num_scored - stale - dropped
+
+    def add_late(self, oracle: str, num_scored: int) -> None:
+        """Rewards that came after their iteration."""
+        self.counts["outcomes"].setdefault(oracle, dict.fromkeys(OUTCOMES, 0))["late"] += num_scored
 
     def add(self, combined: CombinedRewards | None, answers: Mapping[str, OracleRewards]) -> None:
         """Takes one group in: what its oracles said, and what it came to."""
@@ -40,6 +69,8 @@ class GroupCounts:
         if combined is None:
             groups["unrewarded"] += 1
             return
+        for name, count in combined.masked.items():
+            self.counts["outcomes"][name]["masked"] += count
         groups["rewarded"] += 1
         groups["tied"] += int(combined.tied)
         reward["sum"] += float(combined.rewards.sum())
@@ -75,7 +106,7 @@ def reward_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
 
     `rewards`: mean by oracle, of finished pictures; `strict_share`: share of those at the highest reward, over oracles
     (for ours: those that pass); `rewards_by_boundary`: mean by oracle and boundary; `spread`: standard deviation of the
-    combined reward inside groups.
+    combined reward inside groups; `outcomes`: pictures by oracle and what became of them.
     """
     rewards, by_boundary = {}, {}
     strict = scored = 0
@@ -96,4 +127,5 @@ def reward_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
         "spread": (combined["square"] / combined["count"]) ** 0.5 if combined["count"] else None,
         "groups": dict(counts["groups"]),
         "samples": dict(counts["samples"]),
+        "outcomes": {oracle: dict(outcomes) for oracle, outcomes in counts["outcomes"].items()},
     }

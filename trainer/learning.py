@@ -20,7 +20,7 @@ from trainer.replay_bank import ReplayBank
 from trainer.rewards import CombinedRewards, RewardRule
 from trainer.trajectory_store import TrajectoryStore
 
-__all__ = ["Learner", "UpdateTally"]
+__all__ = ["Learner", "UpdateTally", "batch_advantages"]
 
 
 class UpdateTally:
@@ -146,6 +146,8 @@ class Learner:
 
     def _advantages(self, rewards: Tensor, group_index: Tensor) -> Tensor:
         settings = self._recipe.surrogate
+        if self._rule.join == "gdpo":
+            return batch_advantages(rewards, group_index, clip=settings.advantage_clip)
         return group_advantages(rewards, group_index, std=settings.advantage_std, clip=settings.advantage_clip).values
 
     def _batch(self, group_ids: Sequence[str], parts: Sequence[Tensor]) -> TrajectoryBatch:
@@ -167,6 +169,18 @@ class Learner:
         began = time.perf_counter()
         figures = step(batch)
         tally.add(network, figures, time.perf_counter() - began)
+
+
+def batch_advantages(joined: Tensor, group_index: Tensor, *, clip: float) -> Tensor:
+    """Joined rewards that are normalised within their groups already, brought to one scale over the batch.
+
+    Equation: (E14) A = clip((r - mean_batch) / (std_batch + 1e-4)); 0 in a group whose rewards are all equal
+    Shapes:   joined [B] float32; group_index [B] int64 from 0, every group present; returns [B]
+    Raises:   ValueError as `group_advantages` does
+    """
+    tied = group_advantages(joined, group_index).tied[group_index]
+    values = (joined - joined.mean()) / (joined.std(correction=0) + 1e-4)
+    return torch.where(tied, torch.zeros_like(values), values.clamp(-clip, clip))
 
 
 def _some(group_ids: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:

@@ -2,11 +2,12 @@
 
 One iteration, with up to `max_inflight` rollouts out:
 
+    amend     take on oracles that were added since (`amendments`), for what is rolled out from now on
     fill      roll out and publish until so many are out
     await     the oldest; meanwhile fake-score updates, which need no reward: this iteration's own first, then at most
-              `max_free_updates` more; then wait, at most `wait_s`, and go on with the groups that are complete
+              `max_free_updates` more; then wait, for each oracle at most its bound, and go on with what is there
     learn     surrogate (fresh groups and the replay bank), fake score, student and its EMA; the policy version grows
-    record    one line of metrics; a checkpoint every so often; stop if asked
+    record    one line of metrics; a checkpoint every so often; stop if asked, or if an oracle's policy says so
 
 With several workers every fork is rank 0's decision (`coordination`). Draws of an iteration follow from (seed,
 iteration, rank), so a run that is killed and resumed learns what an uninterrupted one would have.
@@ -15,10 +16,11 @@ iteration, rank), so a run that is killed and resumed learns what an uninterrupt
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ import torch
 from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.telemetry import get_logger
 from trainer.algorithms.interface import Algorithm
+from trainer.amendments import Amendment, AmendmentLog, show_amendments
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.coordination import Coordinator, Solo
 from trainer.feedback import Feedback, RewardTimes
@@ -77,7 +80,7 @@ class Loop:
         sinks: Sequence[MetricsSink] = (),
         on_checkpoint: OnCheckpoint | None = None,
     ) -> None:
-        """Raises ChecksMissing if no required oracle applies to some prompt, CheckpointCorrupt for a damaged store."""
+        """Raises ChecksMissing if all rewards of some prompt may be masked, CheckpointCorrupt for a damaged store."""
         self._recipe = recipe
         self._algorithm = algorithm
         self._feedback = feedback
@@ -86,11 +89,11 @@ class Loop:
         self._on_checkpoint = on_checkpoint
         self._log = get_logger("loop")
         rank, run = self._coordinator.rank, recipe.run
-        rule = RewardRule(
+        self._rule = rule = RewardRule(
             recipe.feedback, num_steps=algorithm.num_steps, permute_seed=run.seed if run.permute_rewards else None
         )
         rule.check_prompts((one.prompt, one.checks) for one in prompts)
-        self._oracles = tuple(use.name for use in rule.oracles)
+        self._amendments = AmendmentLog(folder.path, recipe)
         self._store = TrajectoryStore(folder.store(rank), recipe.store)
         self._bank = ReplayBank(self._store, max_groups=recipe.store.bank_groups)
         maker = RolloutMaker(
@@ -146,8 +149,8 @@ class Loop:
         """Trains until the recipe's end, its time limit, or a request to stop; leaves a checkpoint in any case.
 
         Resumes by itself if the folder holds a checkpoint.
-        Raises: OracleUnavailable if no group was complete for too many iterations, CheckpointCorrupt, and what feedback
-        raises.
+        Raises: OracleUnavailable if no group was rewarded for too many iterations, or an oracle whose policy is `abort`
+        left one without a reward; CheckpointCorrupt, and what feedback raises.
         """
         self._began = time.monotonic()
         try:
@@ -172,6 +175,7 @@ class Loop:
         torch.manual_seed(seed_for(seed, 3, iteration, rank))
         rng = np.random.default_rng([seed, 4, iteration, rank])
         tally = UpdateTally()
+        self._amend(self._decide_amendments)
         self._fill()
         rolled_out = time.perf_counter()
         rollout = self._intake.inflight[0]
@@ -201,8 +205,28 @@ class Loop:
         )
         self._status("training", "iteration done")
         self._empty_in_a_row = self._empty_in_a_row + 1 if learned.empty else 0
+        if learned.aborting:
+            what = f"in iteration {iteration} an oracle left groups without a reward, and its policy is abort"
+            self._fail(what, learned.aborting)
         if self._empty_in_a_row >= self._recipe.feedback.max_empty_iterations:
-            self._fail_empty(rollout)
+            waited_for = sorted({oracle for _, oracle in rollout.awaited}) or self._rule.bounds_s(rollout.index)
+            self._fail(f"not one group was rewarded in {self._empty_in_a_row} iterations", waited_for)
+
+    def _amend(self, decide: Callable[[], Sequence[Amendment]]) -> None:
+        """What rank 0 decides holds, on every rank."""
+
+        def plan(_views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+            return {"held": [one.model_dump(mode="json") for one in decide()]}
+
+        held = map(Amendment.model_validate, self._coordinator.decide({}, plan)["held"])
+        self._rule.amend((one.from_iteration - 1, one.use) for one in held if one.from_iteration is not None)
+
+    def _decide_amendments(self) -> Sequence[Amendment]:
+        def knows(oracle: str) -> bool:
+            self._status("waiting", f"waiting for the registry, which is asked for oracle {oracle}")
+            return self._feedback.knows(oracle)
+
+        return self._amendments.decide(from_iteration=self._intake.next_rollout + 1, knows=knows)
 
     def _fill(self) -> None:
         """Keeps up to `max_inflight` rollouts out; none beyond the run's end, nor while an oracle turns groups away."""
@@ -220,27 +244,34 @@ class Loop:
             intake.start()
 
     def _await(self, rollout: Rollout, tally: UpdateTally, rng: np.random.Generator) -> int:
-        """Until the required rewards are there or `wait_s` has passed. Returns the free updates done meanwhile."""
+        """Until each oracle has answered or its bound has passed. Returns the free updates done meanwhile."""
         settings, began = self._recipe.feedback, time.monotonic()
-        own = self._recipe.algorithm.fake_score.updates_per_iteration
+        bounds_s, own = self._rule.bounds_s(rollout.index), self._recipe.algorithm.fake_score.updates_per_iteration
 
         def plan(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-            if all(view["done"] for view in views) or time.monotonic() - began >= settings.wait_s:
+            gone_s = time.monotonic() - began
+            awaited = add_counts(view["awaited"] for view in views)
+            left_s = {oracle: bounds_s[oracle] - gone_s for oracle in awaited if bounds_s[oracle] > gone_s}
+            if not left_s:
                 return {"next": "learn"}
-            done = tally.counts.get("fake_score", 0)
-            return {"next": "update" if done < own + settings.max_free_updates else "wait"}
+            if tally.counts.get("fake_score", 0) < own + settings.max_free_updates:
+                return {"next": "update"}
+            said = [f"{oracle} ({awaited[oracle]} groups, at most {left_s[oracle]:.0f} s more)" for oracle in left_s]
+            return {"next": "wait", "wait_s": min(POLL_S, *left_s.values()), "for": ", ".join(sorted(said))}
 
         while True:
             self._intake.collect(wait_s=0.0)
-            following = self._coordinator.decide({"done": not rollout.awaited}, plan)["next"]
-            if following == "learn":
+            awaited = Counter(oracle for _, oracle in rollout.awaited)
+            decision = self._coordinator.decide({"awaited": dict(awaited)}, plan)
+            if decision["next"] == "learn":
                 return max(0, tally.counts.get("fake_score", 0) - own)
-            if following == "update":
+            if decision["next"] == "update":
                 self._status("training", "learning while rewards are awaited")
                 self._learner.update_fake_score(rollout.group_ids, tally, rng=rng)
-            elif rollout.awaited:
-                self._status("waiting", _waiting_for(rollout))
-                self._intake.collect(wait_s=min(POLL_S, settings.wait_s))
+                continue
+            self._status("waiting", f"waiting for {decision['for']}")
+            if awaited:
+                self._intake.collect(wait_s=decision["wait_s"])
             else:
                 time.sleep(0.05)  # another worker's share is not there yet
 
@@ -272,6 +303,7 @@ class Loop:
 
     def _restore(self) -> None:
         checkpoint = self._checkpoints.read_latest()
+        self._amend(self._amendments.held)
         if self._coordinator.rank == 0:
             self._folder.rewind_metrics(checkpoint.iteration if checkpoint else 0)
         if checkpoint is None:
@@ -312,12 +344,11 @@ class Loop:
         reason: Reason | None = self._coordinator.decide({"stop": stop}, plan)["reason"]
         return reason
 
-    def _fail_empty(self, rollout: Rollout) -> None:
-        waited_for = sorted({oracle for _, oracle in rollout.awaited}) or self._oracles
+    def _fail(self, what: str, oracles: Iterable[str]) -> NoReturn:
         self._checkpoint()
         raise OracleUnavailable(
-            f"not one group was complete in {self._empty_in_a_row} iterations",
-            f"run {self._folder.run_id}, oracles {', '.join(waited_for)}",
+            what,
+            f"run {self._folder.run_id}, oracles {', '.join(oracles)}",
             "see why with `rewardmesh status`; the same command goes on from here",
         )
 
@@ -329,6 +360,7 @@ class Loop:
             elapsed_s=self._elapsed_s(),
             inflight=len(self._intake.inflight),
             policy_version=self._intake.policy_version,
+            amendments=show_amendments(self._folder.path),
         )
 
     def _elapsed_s(self) -> float:
@@ -341,10 +373,3 @@ def _spent(before: RewardTimes, after: RewardTimes) -> dict[str, float]:
         "exposed_wait": after.exposed_s - before.exposed_s,
         "hidden_reward": after.hidden_s - before.hidden_s,
     }
-
-
-def _waiting_for(rollout: Rollout) -> str:
-    counts: dict[str, int] = {}
-    for _, oracle in rollout.awaited:
-        counts[oracle] = counts.get(oracle, 0) + 1
-    return "waiting for " + ", ".join(f"{oracle} ({count} groups)" for oracle, count in sorted(counts.items()))

@@ -15,6 +15,7 @@ __all__ = [
     "EvaluationSettings",
     "FeedbackSettings",
     "ModelSettings",
+    "OnMissing",
     "OracleUse",
     "PromptSettings",
     "Recipe",
@@ -57,6 +58,29 @@ class PromptSettings(RecipeSection):
         return self
 
 
+class OnMissing(RecipeSection):
+    """What the trainer does without an oracle's rewards: a bounded wait, and then one of three things.
+
+    A reward is missing when the oracle has not answered in time, was never asked because its budget was full, or
+    failed. Every policy begins with a wait that ends, so `wait` is no fourth kind.
+    """
+
+    wait_s: FiniteFloat | None = Field(default=None, ge=0, le=86_400)
+    """Longest wait for its rewards in an iteration; null means feedback.wait_s. 0 (with mask) makes it late: never
+    waited for, its answers are taken whenever they come."""
+    then: Literal["drop_group", "mask", "abort"] = "drop_group"
+    """Leave out the group, or the one sample that failed; use the other rewards; or do as drop_group does and end the
+    run with an error that names the oracle, if a whole group is without its rewards."""
+
+    @model_validator(mode="after")
+    def _waits_for_what_it_needs(self) -> Self:
+        if self.wait_s == 0 and self.then != "mask":
+            raise ValueError(
+                f"wait_s 0 with {self.then} gives up every group at once: set wait_s above 0, or then to mask"
+            )
+        return self
+
+
 class OracleUse(RecipeSection):
     """How the run uses one oracle; where the oracle is, the registry knows."""
 
@@ -71,8 +95,8 @@ class OracleUse(RecipeSection):
     """Lower end of its reward, for `unit_range`."""
     reward_max: FiniteFloat = 1.0
     """Upper end of its reward, for `unit_range`."""
-    role: Literal["required", "late"] = "required"
-    """Whether an iteration waits for it, or takes its answers whenever they come (for the surrogate alone)."""
+    on_missing: OnMissing = OnMissing()
+    """What is done without its rewards."""
     applies: Literal["objects", "text", "all"] = "all"
     """Prompts it is asked about: those whose checks name objects, those that ask for a text, or every one."""
 
@@ -82,12 +106,25 @@ class OracleUse(RecipeSection):
             raise ValueError(f"reward_min ({self.reward_min}) must be below reward_max ({self.reward_max})")
         return self
 
+    @property
+    def is_late(self) -> bool:
+        """Never waited for."""
+        return self.on_missing.wait_s == 0
+
+    @property
+    def is_needed(self) -> bool:
+        """Without its reward there is none."""
+        return self.on_missing.then != "mask"
+
 
 class FeedbackSettings(RecipeSection):
     """Which rewards, and how long learning goes on without them."""
 
     oracles: tuple[OracleUse, ...] = Field(min_length=1)
     """The oracles that the run learns from."""
+    join: Literal["sum", "gdpo"] = "sum"
+    """How a sample's rewards become one: (E13) each on the scale of its `normalisation`, or (E14) GDPO, each normalised
+    within its group whatever its `normalisation`, and their sum over the batch."""
     pictures: Literal["endpoint", "every_boundary"] = "endpoint"
     """What is scored: the finished picture, credited to every boundary; or each boundary's clean prediction too."""
     max_inflight: int = Field(default=2, ge=1, le=64)
@@ -97,9 +134,9 @@ class FeedbackSettings(RecipeSection):
     max_free_updates: int = Field(default=2, ge=0, le=1000)
     """Updates that need no reward (fake score) done at most for each rollout while it is awaited."""
     wait_s: FiniteFloat = Field(default=120.0, gt=0, le=86_400)
-    """Longest wait for a rollout's required rewards; then the run goes on with the groups that are complete."""
+    """Longest wait for a rollout's rewards, for oracles whose `on_missing` names none of their own."""
     max_empty_iterations: int = Field(default=3, ge=1, le=1000)
-    """Iterations in a row without one complete group after which the run stops, with an error that names the oracle."""
+    """Iterations in a row without one rewarded group after which the run ends, with an error that names the oracle."""
     budget_bytes: int = Field(default=64 * MIB, ge=64 * 1024)
     """Picture bytes that may wait for one oracle in the buffer; beyond it, whole groups are refused."""
     max_late_groups: int = Field(default=2000, ge=0)
@@ -110,14 +147,25 @@ class FeedbackSettings(RecipeSection):
         names = [oracle.name for oracle in self.oracles]
         if len(set(names)) != len(names):
             raise ValueError("oracles: each name may stand there once")
-        if all(oracle.role == "late" for oracle in self.oracles):
-            raise ValueError("oracles: at least one must be required, or there is nothing to wait for")
+        for kind in ("objects", "text"):
+            asked = [oracle for oracle in self.oracles if oracle.applies in ("all", kind)]
+            if asked and not any(oracle.is_needed for oracle in asked):
+                raise ValueError(
+                    f"oracles: every reward of a prompt with {kind} may be masked or late, which leaves nothing to "
+                    f"learn from: give one of {', '.join(oracle.name for oracle in asked)} an on_missing.then of "
+                    "drop_group or abort, or set its `applies` to the other kind"
+                )
         if self.max_staleness < self.max_inflight - 1:
             raise ValueError(
                 f"max_staleness ({self.max_staleness}) must be at least max_inflight - 1 ({self.max_inflight - 1}): "
                 "with that many rollouts out, the last one is that old when its turn comes"
             )
         return self
+
+    def bound_s(self, oracle: OracleUse) -> float:
+        """Longest wait of an iteration for this oracle's rewards."""
+        own_s = oracle.on_missing.wait_s
+        return self.wait_s if own_s is None else own_s
 
 
 class StoreSettings(RecipeSection):

@@ -1,7 +1,8 @@
 """The report of a run folder: one HTML file that needs nothing but itself.
 
-Reads what a run leaves behind (`metrics.jsonl`, `recipe.yaml`, `heldout.json`, `summary.json`, `pictures/*.png`); what
-is not there yet is left out, so a run can be looked at while it goes on. No script, nothing fetched.
+Reads what a run leaves behind (`metrics.jsonl`, `recipe.yaml`, `amendments.jsonl`, `heldout.json`, `summary.json`,
+`pictures/*.png`); what is not there yet is left out, so a run can be looked at while it goes on. No script, nothing
+fetched.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rewardmesh.wire.strict_json import load_json
+from trainer.amendments import show_amendments
 from trainer.charts import format_number, line_chart
 from trainer.evaluation_files import read_heldout
+from trainer.iteration_record import OUTCOMES, add_counts
 from trainer.report_curves import boundary_means, charts
 
 __all__ = ["REPORT_FILE", "read_metrics", "render_report", "write_report"]
@@ -62,6 +65,8 @@ def render_report(folder: Path) -> str:
         _section("Held-out pictures", _heldout_table(heldout)),
         _section("While it trained", _curves(metrics)),
         _section("Rewards by boundary", _boundaries(metrics)),
+        _section("Outcomes by oracle", _outcomes(metrics)),
+        _section("Oracles added while it trained", _amendments(folder)),
         _section("Pictures", "".join(_picture(path) for path in sorted((folder / "pictures").glob("*.png")))),
         _section("Summary", _pre(summary)),
         _section("Recipe", f"<pre>{escape(recipe)}</pre>" if recipe else ""),
@@ -172,19 +177,43 @@ def _boundaries(metrics: Sequence[Mapping[str, Any]]) -> str:
     indices = sorted({index for row in means.values() for index in row})
     if len(indices) < 2:
         return ""
-    head = "".join(f"<th>boundary {index}</th>" for index in indices)
     rows = (
-        f"<tr><td>{escape(oracle)}</td>"
-        + "".join(f"<td>{row[index]:.3f}</td>" if index in row else "<td>–</td>" for index in indices)
-        + "</tr>"
-        for oracle, row in means.items()
+        [oracle, *(f"{row[index]:.3f}" if index in row else "–" for index in indices)] for oracle, row in means.items()
     )
-    return (
-        f'<div class="scroll"><table><thead><tr><th>oracle</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    return _table(["oracle", *(f"boundary {index}" for index in indices)], rows) + (
         '<p class="muted">Mean reward over the last quarter of the iterations; the highest boundary is the '
         "finished picture, lower ones the decoded clean prediction there.</p>"
     )
+
+
+def _outcomes(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What became of every picture that an oracle was asked about, over the run."""
+    by_oracle = add_counts(line.get("outcomes", {}) for line in metrics)
+    if not by_oracle:
+        return ""
+    rows = ([oracle, *(str(counts.get(name, 0)) for name in OUTCOMES)] for oracle, counts in sorted(by_oracle.items()))
+    return _table(["oracle", *OUTCOMES], rows) + (
+        '<p class="muted">Pictures. Asked is the sum of scored, failed, stale, dropped (refused by a full budget, '
+        "lost, or never answered) and missing (no answer when the iteration learnt). Masked: learnt from without this "
+        "reward. Late: rewards that came afterwards.</p>"
+    )
+
+
+def _amendments(folder: Path) -> str:
+    shown = show_amendments(folder)
+    heads = ["oracle", "weight", "normalisation", "on_missing", "requested_by", "from_iteration", "refused"]
+    rows = ([_said(one.get(head)) for head in heads] for one in shown)
+    return _table([head.replace("_", " ") for head in heads], rows) if shown else ""
+
+
+def _said(value: object) -> str:
+    return "–" if value is None or value == "" else str(value)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _picture(path: Path) -> str:

@@ -1,5 +1,6 @@
-"""From what the oracles said of a group to one reward a sample: which oracle is asked what, and how answers are joined.
+"""From what the oracles said of a group to one reward a sample: who is asked what, and what is done without it.
 
+Owns the recipe's oracles and the amendments to them; the arithmetic is in `trainer.joining`.
 Axis legend: G group size, K steps, P scored boundaries. Advantages are taken later, over whole batches
 (`trainer.losses.advantages`).
 """
@@ -7,7 +8,7 @@ Axis legend: G group size, K steps, P scored boundaries. Advantages are taken la
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewardmesh.wire.errors import ChecksMissing
+from trainer.joining import Normalisation, join, normalise
 from trainer.recipe_sections import FeedbackSettings, OracleUse
 from trainer.trajectory_store import GroupHeader, OracleRewards
 
@@ -28,11 +30,13 @@ class CombinedRewards:
     """One group's rewards, joined over its oracles."""
 
     kept: NDArray[np.int64]
-    """Samples that every required oracle scored, as indices into the group; at least two."""
+    """Samples that every oracle scored which may not be masked, as indices into the group; at least two."""
     rewards: Floats
     """[len(kept)]: of the finished picture."""
     boundary_rewards: Floats | None
     """[len(kept), K+1], or None where only the finished picture is scored."""
+    masked: Mapping[str, int]
+    """Pictures of kept samples (all scored boundaries) that go without this oracle's reward, for those it was asked."""
 
     @property
     def tied(self) -> bool:
@@ -58,66 +62,85 @@ class RewardRule:
 
     def __init__(self, feedback: FeedbackSettings, *, num_steps: int, permute_seed: int | None = None) -> None:
         """`permute_seed` makes it the control: rewards are permuted within each group, always the same way."""
-        self._oracles = {use.name: use for use in feedback.oracles}
+        self._feedback = feedback
+        self._added: tuple[tuple[int, OracleUse], ...] = ()
         self._num_steps = num_steps
         self._permute_seed = permute_seed
         self.boundaries = scored_boundaries(feedback.pictures, num_steps)
+        self.join = feedback.join
 
-    @property
-    def oracles(self) -> Sequence[OracleUse]:
-        return tuple(self._oracles.values())
+    def amend(self, added: Iterable[tuple[int, OracleUse]]) -> None:
+        """Oracles that were added while the run trained, each with the first rollout that it is asked about."""
+        self._added = tuple(added)
 
-    def asked(self, checks: Mapping[str, Any]) -> tuple[OracleUse, ...]:
+    def oracles(self, rollout_index: int) -> tuple[OracleUse, ...]:
+        """The oracles that hold for a rollout."""
+        return (*self._feedback.oracles, *(use for first, use in self._added if rollout_index >= first))
+
+    def bounds_s(self, rollout_index: int) -> dict[str, float]:
+        """Longest wait for each oracle's rewards of a rollout."""
+        return {use.name: self._feedback.bound_s(use) for use in self.oracles(rollout_index)}
+
+    def asked(self, checks: Mapping[str, Any], rollout_index: int) -> tuple[OracleUse, ...]:
         """Oracles that have something to verify in these checks (GenEval's metadata, plus `text`)."""
         is_text = checks.get("text") is not None
         is_objects = bool(checks.get("include") or checks.get("exclude"))
         applies = {"all": True, "text": is_text, "objects": is_objects}
-        return tuple(use for use in self._oracles.values() if applies[use.applies])
+        return tuple(use for use in self.oracles(rollout_index) if applies[use.applies])
 
-    def required(self, checks: Mapping[str, Any]) -> tuple[str, ...]:
+    def awaited(self, checks: Mapping[str, Any], rollout_index: int) -> tuple[str, ...]:
         """Names of the oracles that an iteration waits for."""
-        return tuple(use.name for use in self.asked(checks) if use.role == "required")
+        return tuple(use.name for use in self.asked(checks, rollout_index) if not use.is_late)
 
-    def late(self, checks: Mapping[str, Any]) -> tuple[str, ...]:
+    def late(self, checks: Mapping[str, Any], rollout_index: int) -> tuple[str, ...]:
         """Names of the oracles whose answers are taken whenever they come."""
-        return tuple(use.name for use in self.asked(checks) if use.role == "late")
+        return tuple(use.name for use in self.asked(checks, rollout_index) if use.is_late)
 
     def check_prompts(self, prompts: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Raises ChecksMissing, naming the first prompt that no required oracle could verify."""
+        """Raises ChecksMissing, naming the first prompt all of whose rewards might be masked, or that has none."""
         for prompt, checks in prompts:
-            if not self.required(checks):
+            if not any(use.is_needed for use in self.asked(checks, 0)):
                 raise ChecksMissing(
-                    "no required oracle of the recipe applies to a prompt",
+                    "no oracle of the recipe that may not be masked applies to a prompt",
                     repr(prompt),
                     "add an oracle whose `applies` covers it, or leave its kind out with prompts.kinds",
                 )
 
     def combine(self, header: GroupHeader, answers: Mapping[str, OracleRewards]) -> CombinedRewards | None:
-        """The weighted mean over the oracles that apply to the group's prompt.
+        """One reward a sample, over the oracles that were asked (E13), (E14).
 
-        A sample that a required oracle failed is left out; None if fewer than two remain or a required answer is
-        missing. A late oracle counts once it has scored every sample that is kept.
+        None if an answer is missing that may not be masked, or fewer than two samples have all rewards of that sort.
         """
-        required = self.required(header.checks)
-        if not required or any(name not in answers for name in required):
+        uses = self.asked(header.checks, header.rollout_index)
+        if any(use.is_needed and use.name not in answers for use in uses):
             return None
-        tables = {name: self._columns(answers[name]) for name in answers if name in self._oracles}
-        kept = np.flatnonzero(np.logical_and.reduce([tables[name][1].all(axis=0) for name in required]))
+        tables = {use: self._columns(answers[use.name]) for use in uses if use.name in answers}
+        needed = [known.all(axis=0) for use, (_, known) in tables.items() if use.is_needed]
+        kept = np.flatnonzero(np.logical_and.reduce(needed)) if needed else np.zeros(0, np.int64)
         if len(kept) < 2:
             return None
-        total = np.zeros((len(kept), self._num_steps + 1), dtype=np.float64)
-        weight = 0.0
-        for use in self.asked(header.checks):
-            if use.name not in tables or not tables[use.name][1][:, kept].all():
-                continue
-            total += use.weight * _normalised(use, tables[use.name][0][:, kept].T.astype(np.float64))
-            weight += use.weight
-        by_boundary = (total / weight).astype(np.float32)
+        terms = []
+        for use, (values, known) in tables.items():
+            how: Normalisation = "group_z" if self.join == "gdpo" else use.normalisation
+            rewards, given = values[:, kept].T.astype(np.float64), known[:, kept].T
+            scaled = normalise(rewards, given, how=how, bounds=(use.reward_min, use.reward_max))
+            terms.append((use.weight, *scaled))
+        by_boundary = join(terms).astype(np.float32)
         if self._permute_seed is not None:
             rng = np.random.default_rng([self._permute_seed, zlib.crc32(header.group_id.encode())])
             by_boundary = by_boundary[rng.permutation(len(kept))]
         endpoint_only = self.boundaries == (self._num_steps,)
-        return CombinedRewards(kept, by_boundary[:, -1].copy(), None if endpoint_only else by_boundary)
+        return CombinedRewards(
+            kept,
+            by_boundary[:, -1].copy(),
+            None if endpoint_only else by_boundary,
+            masked={use.name: self._without(answers.get(use.name), kept) for use in uses},
+        )
+
+    def _without(self, answer: OracleRewards | None, kept: NDArray[np.int64]) -> int:
+        """Pictures of the kept samples for which there is no reward."""
+        pictures = len(kept) * len(self.boundaries)
+        return pictures if answer is None else pictures - int(answer.table()[1][:, kept].sum())
 
     def _columns(self, answer: OracleRewards) -> tuple[Floats, NDArray[np.bool_]]:
         """Rewards and whether they are known, [K+1, G]: a boundary has those of the next one that was scored."""
@@ -128,14 +151,3 @@ class RewardRule:
             for boundary in range(self._num_steps + 1)
         ]
         return values[rows], known[rows]
-
-
-def _normalised(use: OracleUse, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rewards [n, K+1] on the scale that the recipe names."""
-    if use.normalisation == "unit_range":
-        return (rewards - use.reward_min) / (use.reward_max - use.reward_min) - 0.5
-    if use.normalisation == "group_std":
-        centred: NDArray[np.float64] = rewards - rewards.mean(axis=0)
-        spread: NDArray[np.float64] = rewards.std(axis=0) + 1e-4
-        return np.divide(centred, spread)
-    return rewards

@@ -49,12 +49,12 @@ class Rollout:
     policy_version: int
     group_ids: list[str]
     awaited: set[tuple[str, str]] = field(default_factory=set)
-    """Required (group, oracle) pairs without an answer."""
+    """(group, oracle) pairs that are waited for, without an answer."""
     late: set[tuple[str, str]] = field(default_factory=set)
     """Other pairs without an answer."""
-    refused: int = 0
+    refused: set[tuple[str, str]] = field(default_factory=set)
     """Pairs that an oracle's full budget turned away."""
-    lost: int = 0
+    lost: set[tuple[str, str]] = field(default_factory=set)
     """Pairs that the buffer knows nothing of any more."""
 
     def answered(self, pair: tuple[str, str]) -> bool:
@@ -147,8 +147,9 @@ class RolloutMaker:
         rollout = Rollout(index=index, policy_version=policy_version, group_ids=group_ids)
         for group_id in group_ids:
             answered, checks = self._store.rewards(group_id), self._store.header(group_id).checks
-            rollout.awaited.update((group_id, name) for name in self._rule.required(checks) if name not in answered)
-            rollout.late.update((group_id, name) for name in self._rule.late(checks) if name not in answered)
+            awaited, late = self._rule.awaited(checks, index), self._rule.late(checks, index)
+            rollout.awaited.update((group_id, name) for name in awaited if name not in answered)
+            rollout.late.update((group_id, name) for name in late if name not in answered)
         return rollout
 
     def pictures(self, pairs: set[tuple[str, str]]) -> list[PictureGroup]:
@@ -193,7 +194,7 @@ class RolloutMaker:
         pictures = np.asarray(self._decode(latents.flatten(0, 1)))  # [G * P, H, W, 3]
         pictures = pictures.reshape(size, len(scored), *pictures.shape[1:])
         ids = self.sample_ids(group_id, size)
-        required = self._rule.required(header.checks)
+        awaited = self._rule.awaited(header.checks, header.rollout_index)
         return PictureGroup(
             run_id=self._run_id,
             group_id=group_id,
@@ -205,6 +206,6 @@ class RolloutMaker:
                 for p, k in enumerate(scored)
                 for i in range(size)
             ),
-            required=tuple(name for name in oracles if name in required),
-            late=tuple(name for name in oracles if name not in required),
+            awaited=tuple(name for name in oracles if name in awaited),
+            late=tuple(name for name in oracles if name not in awaited),
         )

@@ -2,7 +2,7 @@
 
 recipe.yaml        the resolved recipe              status.json    what it does right now, replaced atomically
 metrics.jsonl      one line an iteration            stop           made by whoever wants it to end
-checkpoints/  store/rank-N/  pictures/ and the report are others' business
+amendments.jsonl, checkpoints/, store/rank-N/, pictures/ and the report are others' business
 """
 
 from __future__ import annotations

@@ -122,30 +122,40 @@ def training_prompts(recipe: Recipe) -> list[PromptSpec]:
 def open_buffer_feedback(settings: FeedbackSettings, *, run_id: str, url: str) -> BufferFeedback:
     """Feedback through the server at `url`; the run is alive in its registry from then on.
 
-    Raises: BufferUnavailable, BufferMisconfigured; OracleUnavailable if a required oracle is not registered there.
+    Raises: BufferUnavailable, BufferMisconfigured; OracleUnavailable if an oracle that may not be masked is not
+    registered there.
     """
     names = [oracle.name for oracle in settings.oracles]
-    required = [oracle.name for oracle in settings.oracles if oracle.role == "required"]
+    needed = [oracle.name for oracle in settings.oracles if oracle.is_needed]
     # While a late oracle may still owe answers, workers go on with the run after the trainer has left.
-    ends = len(required) == len(names)
+    ends = not any(oracle.is_late for oracle in settings.oracles)
     stream_settings = StreamSettings(budget_bytes=settings.budget_bytes)
-    opener = partial(_open_stream, url, run_id, stream_settings, required, ends=ends)
-    return BufferFeedback(opener, oracles=names)
+    opener = partial(_open_stream, url, run_id, stream_settings, needed, ends=ends)
+    return BufferFeedback(opener, oracles=names, registered=partial(_registered, url))
+
+
+async def _registered(url: str) -> set[str]:
+    """Names of the oracles in the registry now. Raises BufferUnavailable."""
+    client = await connect(url)
+    try:
+        return {endpoint.name for endpoint in await Registry(client).oracles()}
+    finally:
+        await client.aclose()
 
 
 @asynccontextmanager
 async def _open_stream(
-    url: str, run_id: str, settings: StreamSettings, required: Sequence[str], *, ends: bool
+    url: str, run_id: str, settings: StreamSettings, needed: Sequence[str], *, ends: bool
 ) -> AsyncIterator[Stream]:
     """`ends`: closing in good order says that the run needs no more work."""
     client = await connect(url)
     try:
         registry = Registry(client)
         known = [endpoint.name for endpoint in await registry.oracles()]
-        missing = [name for name in required if name not in known]
+        missing = [name for name in needed if name not in known]
         if missing:
             raise OracleUnavailable(
-                "an oracle that the recipe requires is not registered",
+                "an oracle that the recipe needs is not registered",
                 ", ".join(missing),
                 f"register it, or start it with `rewardmesh up`; registered are {', '.join(known) or 'none'}",
             )

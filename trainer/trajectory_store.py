@@ -72,8 +72,14 @@ class OracleRewards:
     boundary_indices: tuple[int, ...]
     rewards: tuple[tuple[float | None, ...], ...]
     """P rows of G rewards; None where the oracle gave none."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Pictures without a reward, by failure code."""
     unix_s: float = 0.0
     """When it was stored."""
+
+    @property
+    def num_scored(self) -> int:
+        return sum(reward is not None for row in self.rewards for reward in row)
 
     def table(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Rewards [P, G] (0 where there is none) and whether there is one [P, G]."""
@@ -156,9 +162,13 @@ class TrajectoryStore:
         self._drop_pruned()
 
     def add_rewards(self, group_id: str, rewards: OracleRewards) -> bool:
-        """Appends one oracle's answer; False if the group is gone or that oracle's answer is there already."""
+        """Appends one oracle's answer; False if the group is gone, or there is an answer with as many rewards already.
+
+        One with more (a failed sample was asked about again) takes the place of the other.
+        """
         entry = self._entries.get(group_id)
-        if entry is None or rewards.oracle in entry.rewards:
+        present = entry.rewards.get(rewards.oracle) if entry is not None else None
+        if entry is None or (present is not None and present.num_scored >= rewards.num_scored):
             return False
         record = {
             "group_id": group_id,
@@ -167,6 +177,7 @@ class TrajectoryStore:
             "policy_version": rewards.policy_version,
             "boundary_indices": list(rewards.boundary_indices),
             "rewards": [list(row) for row in rewards.rewards],
+            "failures": dict(rewards.failures),
             "unix_s": self._clock(),
         }
         self._log.append(_REWARDS, dump_json(record).encode())

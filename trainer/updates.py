@@ -34,6 +34,8 @@ class Learned:
     """Policy versions between the rollout and the student that learnt from it."""
     empty: bool
     """Not one group of any worker had a reward."""
+    aborting: tuple[str, ...]
+    """Oracles that left a whole group of some worker without a reward, and whose absence ends the run."""
 
 
 class Updates:
@@ -62,8 +64,8 @@ class Updates:
         """Surrogate, fake score, student, in this order; the policy version grows if the student learnt."""
         recipe, intake, version = self._recipe.algorithm, self._intake, self._intake.policy_version
         staleness = version - rollout.policy_version
-        counts, fresh = self._take_in(rollout)
-        late_counts, late = self._take_late(version)
+        tallied, fresh, without = self._take_in(rollout)
+        late = self._take_late(tallied, version)
         limit = recipe.surrogate.max_staleness
         candidates = self._learner.informative([*(fresh if limit is None or staleness <= limit else ()), *late])
         groups = self._learner.surrogate_groups(candidates, policy_version=version, rng=rng)
@@ -75,9 +77,11 @@ class Updates:
                 "surrogate": recipe.surrogate.updates_per_iteration if all(view["groups"] for view in views) else 0,
                 "student": recipe.student.updates_per_iteration if rewarded and current else 0,
                 "empty": not rewarded,
+                "aborting": sorted({oracle for view in views for oracle in view["without"]}),
             }
 
-        updates = self._coordinator.decide({"rewarded": len(fresh), "groups": len(groups)}, plan)
+        view = {"rewarded": len(fresh), "groups": len(groups), "without": sorted(without)}
+        updates = self._coordinator.decide(view, plan)
         for _ in range(updates["surrogate"]):
             self._learner.update_surrogate(groups, tally)
             groups = self._learner.surrogate_groups(candidates, policy_version=version, rng=rng)
@@ -88,30 +92,55 @@ class Updates:
         if updates["student"]:
             intake.advance_policy()
         given_up = intake.give_up(oldest_version=0 if limit is None else intake.policy_version - limit)
-        return Learned({**counts, "late": {**late_counts, "given_up": given_up}}, staleness, updates["empty"])
+        tallied.counts["late"]["given_up"] = given_up
+        return Learned(tallied.counts, staleness, updates["empty"], tuple(updates["aborting"]))
 
-    def _take_in(self, rollout: Rollout) -> tuple[dict[str, Any], list[str]]:
-        """Lets the rollout's rewarded groups into the bank; returns counts and those groups."""
-        tallied = GroupCounts(self._rule.oracles)
-        fresh = []
+    def _take_in(self, rollout: Rollout) -> tuple[GroupCounts, list[str], set[str]]:
+        """Lets the rollout's rewarded groups into the bank.
+
+        Returns counts, those groups, and the oracles with the policy `abort` that left a whole group without a reward.
+        """
+        tallied = GroupCounts(self._rule.oracles(rollout.index))
+        gone = rollout.refused | rollout.lost
+        fresh: list[str] = []
+        without: set[str] = set()
         for group_id in rollout.group_ids:
-            answers = self._store.rewards(group_id)
+            header, answers = self._store.header(group_id), self._store.rewards(group_id)
+            for use in self._rule.asked(header.checks, rollout.index):
+                answer = answers.get(use.name)
+                tallied.add_outcomes(
+                    use.name,
+                    answer,
+                    num_pictures=header.group_size * len(self._rule.boundaries),
+                    is_gone=(group_id, use.name) in gone,
+                )
+                if use.on_missing.then == "abort" and (answer is None or not answer.num_scored):
+                    without.add(use.name)
             combined = self._learner.combined(group_id)
             tallied.add(combined, answers)
             if combined is not None:
                 self._bank.add(group_id, answers)
                 fresh.append(group_id)
-        pairs = {"refused": rollout.refused, "lost": rollout.lost, "missing": len(rollout.awaited)}
+        tallied.counts["pairs"] = {
+            "refused": len(rollout.refused),
+            "lost": len(rollout.lost),
+            "missing": len(rollout.awaited),
+        }
         self._intake.finish(rollout)
-        return {**tallied.counts, "pairs": pairs}, fresh
+        return tallied, fresh, without
 
-    def _take_late(self, version: int) -> tuple[dict[str, Any], list[str]]:
+    def _take_late(self, tallied: GroupCounts, version: int) -> list[str]:
         """Groups whose late answers have come since the last iteration, and are not too old for the surrogate."""
         limit = self._recipe.algorithm.surrogate.max_staleness
-        arrived = [group_id for group_id in self._intake.arrived_late if group_id in self._store]
+        arrived = [late for late in self._intake.arrived_late if late.group_id in self._store]
         self._intake.arrived_late.clear()
-        ages = {group_id: version - self._store.header(group_id).policy_version for group_id in arrived}
-        usable = [
-            group_id for group_id, age in ages.items() if group_id in self._bank and (limit is None or age <= limit)
-        ]
-        return {"arrived": len(arrived), "used": len(usable), "staleness_sum": sum(ages.values())}, usable
+        ages = [version - self._store.header(late.group_id).policy_version for late in arrived]
+        for late in arrived:
+            tallied.add_late(late.oracle, late.num_scored)
+        usable = dict.fromkeys(
+            late.group_id
+            for late, age in zip(arrived, ages, strict=True)
+            if late.group_id in self._bank and (limit is None or age <= limit)
+        )
+        tallied.counts["late"] = {"arrived": len(arrived), "used": len(usable), "staleness_sum": sum(ages)}
+        return list(usable)

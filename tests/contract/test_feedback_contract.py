@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -23,11 +23,11 @@ from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, Scored, ScoreFailure
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
-from rewardmesh.wire.stream import Stream, StreamSettings
+from rewardmesh.wire.stream import GroupOutcome, Stream, StreamSettings
 from trainer.buffer_feedback import BufferFeedback, _end
 from trainer.feedback import Feedback, GroupFeedback, PictureGroup, PictureSample
 from trainer.in_process_feedback import InProcessFeedback
-from trainer.recipe_sections import FeedbackSettings, OracleUse
+from trainer.recipe_sections import FeedbackSettings, OnMissing, OracleUse
 from trainer.training_process import open_buffer_feedback
 
 ORACLES = ("bright", "dark")
@@ -50,6 +50,29 @@ class Bright(Oracle):
         ]
 
 
+class Requeued:
+    """A stream whose failed samples, once `mended` is set, were asked about again: complete once more, with rewards."""
+
+    def __init__(self, stream: Stream, mended: threading.Event) -> None:
+        self._stream = stream
+        self._mended = mended
+        self._seen: list[tuple[str, str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def outcomes(self, group_id: str, oracle: str) -> GroupOutcome:
+        outcome = await self._stream.outcomes(group_id, oracle)
+        if not self._mended.is_set():
+            return outcome
+        return replace(outcome, results={name: Scored(sample_id=name, reward=0.5) for name in outcome.results})
+
+    async def completions(self, *, after: str, wait_s: float) -> tuple[list[tuple[str, str]], str]:
+        hints, after = await self._stream.completions(after=after, wait_s=min(wait_s, 0.05))
+        self._seen += hints
+        return (self._seen + self._seen if self._mended.is_set() else hints), after
+
+
 @dataclass
 class Road:
     """Makes feedback of one kind over one run, with a worker at the other end that `serving` lets work."""
@@ -58,6 +81,7 @@ class Road:
     url: str | None
     run_id: str = field(default_factory=lambda: f"run-{uuid4().hex[:10]}")
     serving: threading.Event = field(default_factory=threading.Event)
+    mended: threading.Event = field(default_factory=threading.Event)
     settings: StreamSettings = field(default_factory=StreamSettings)
     opened: list[Feedback] = field(default_factory=list)
 
@@ -81,7 +105,7 @@ class Road:
             )
             workers = [asyncio.ensure_future(self._work(stream, Bright(name))) for name in ORACLES]
             try:
-                yield stream
+                yield cast("Stream", Requeued(stream, self.mended))
             finally:
                 await _end(workers)
                 if client:
@@ -132,7 +156,7 @@ def group(name: str = "g1", *, size: int = 2, late: tuple[str, ...] = (), prompt
             PictureSample(sample_id=f"{name}-{i}", boundary_index=4, picture=picture)
             for i, picture in enumerate(pictures)
         ),
-        required=tuple(name for name in ORACLES if name not in late),
+        awaited=tuple(name for name in ORACLES if name not in late),
         late=late,
     )
 
@@ -146,6 +170,14 @@ def collected(feedback: Feedback, count: int, *, within_s: float = 20.0) -> dict
             assert (one.group_id, one.oracle) not in found, "handed over twice"
             found[one.group_id, one.oracle] = one
     return found
+
+
+def _until_waiting(feedback: Feedback, num_samples: int) -> None:
+    """Until so many samples wait for each oracle."""
+    deadline = time.monotonic() + 10
+    while not all(feedback.depth().get(name) and feedback.depth()[name].samples == num_samples for name in ORACLES):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_every_pair_is_handed_over_once_with_every_samples_result(road: Road) -> None:
@@ -177,6 +209,23 @@ def test_a_failure_is_a_result(road: Road) -> None:
     feedback.publish([group(prompt="a broken circle")])
     for one in collected(feedback, 2).values():
         assert {result.kind for result in one.results.values()} == {"failed"}
+
+
+@BUFFERED
+def test_a_failed_sample_that_is_scored_after_all_is_handed_over_once_more(road: Road) -> None:
+    feedback = road.open()
+    feedback.publish([group(prompt="a broken circle")])
+    collected(feedback, 2)
+    road.mended.set()
+    for one in collected(feedback, 2).values():  # hinted at again and again, handed over once
+        assert {result.kind for result in one.results.values()} == {"scored"}
+    assert feedback.collect(wait_s=0.5) == []
+
+
+def test_an_oracle_of_this_process_is_known_and_no_other() -> None:
+    feedback = InProcessFeedback({"bright": Bright("bright")})
+    assert feedback.knows("bright")
+    assert not feedback.knows("dark")
 
 
 def test_times_are_never_negative_and_nothing_runs_once_all_is_there(road: Road) -> None:
@@ -223,10 +272,7 @@ def test_a_late_oracle_does_not_hold_back_a_quick_one_nor_run_the_clock(road: Ro
     feedback.publish([group(late=ORACLES)])
     time.sleep(0.2)
     assert feedback.times().hidden_s == 0
-    deadline = time.monotonic() + 10
-    while not all(feedback.depth().get(name) and feedback.depth()[name].samples == 2 for name in ORACLES):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    _until_waiting(feedback, 2)
     road.serving.set()
     collected(feedback, 2)
 
@@ -247,9 +293,9 @@ def test_a_full_oracle_refuses_the_group_and_the_rest_goes_on(road: Road) -> Non
 def test_a_forgotten_group_is_not_asked_about(road: Road) -> None:
     road.serving.clear()
     feedback = road.open()
-    feedback.publish([group("g1"), group("g2")])
+    feedback.publish([group("g1"), group("g2", size=3)])
     feedback.forget(["g1"])
-    time.sleep(0.3)
+    _until_waiting(feedback, 3)
     road.serving.set()
     assert {pair[0] for pair in collected(feedback, 2)} == {"g2"}
     assert feedback.collect(wait_s=0.5) == []
@@ -305,16 +351,19 @@ def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
 async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[..., Any]) -> None:
     server = new_server()
     settings = FeedbackSettings(oracles=(OracleUse(name="bright"),))
-    with pytest.raises(OracleUnavailable, match=r"requires is not registered \(bright\).*registered are none"):
+    with pytest.raises(OracleUnavailable, match=r"needs is not registered \(bright\).*registered are none"):
         await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
     client = await connect(server.url)
     registry = Registry(client)
     await registry.put_oracle(OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=1))
     feedback = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
     assert await registry.runs() == ["r1"]
+    assert await asyncio.to_thread(feedback.knows, "bright")
+    assert not await asyncio.to_thread(feedback.knows, "nobody")
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == []
-    with_people = FeedbackSettings(oracles=(OracleUse(name="bright"), OracleUse(name="people", role="late")))
+    late = OracleUse(name="people", on_missing=OnMissing(wait_s=0, then="mask"))
+    with_people = FeedbackSettings(oracles=(OracleUse(name="bright"), late))
     feedback = await asyncio.to_thread(open_buffer_feedback, with_people, run_id="r2", url=server.url)
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == ["r2"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rewardmesh.wire.errors import ChecksMissing, OracleUnavailable
-from trainer.feedback import FeedbackDepth, GroupFeedback, PictureGroup, RewardTimes
+from tests.unit.trainer.held_back import HeldBack
 from trainer.in_process_feedback import InProcessFeedback
 
 
@@ -22,59 +22,6 @@ def lasting(line: dict[str, Any]) -> dict[str, Any]:
     """What must not depend on how long things took."""
     timed = {"seconds", "elapsed_s", "unix_s", "samples_scored_per_s", "depth"}
     return {key: value for key, value in line.items() if key not in timed}
-
-
-class HeldBack:
-    """Feedback that answers what the test releases: by default everything, at the `delay`-th look for it."""
-
-    def __init__(self, inner: InProcessFeedback, *, delay: int = 0) -> None:
-        self.inner = inner
-        self.delay = delay
-        self.looks = 0
-        self.held: list[GroupFeedback] = []
-        self.published: list[PictureGroup] = []
-        self.forgotten: list[str] = []
-        self.versions: list[int] = []
-        self.refuse: set[str] = set()
-        self.hold_oracles: set[str] = set()
-
-    def publish(self, groups: Any) -> None:
-        self.looks = 0
-        self.published += groups
-        self.inner.publish(groups)
-
-    def collect(self, *, wait_s: float = 0.0) -> list[GroupFeedback]:
-        self.held += self.inner.collect()
-        self.looks += 1
-        if self.looks <= self.delay:
-            time.sleep(min(wait_s, 0.02))
-            return []
-        out = [one for one in self.held if one.oracle not in self.hold_oracles]
-        self.held = [one for one in self.held if one.oracle in self.hold_oracles]
-        return [
-            GroupFeedback(group_id=one.group_id, oracle=one.oracle, status="refused")
-            if one.group_id in self.refuse
-            else one
-            for one in out
-        ]
-
-    def depth(self) -> dict[str, FeedbackDepth]:
-        return {"brightness": FeedbackDepth(samples=len(self.held))}
-
-    def set_policy_version(self, version: int) -> None:
-        self.versions.append(version)
-
-    def forget(self, group_ids: Any) -> None:
-        self.forgotten += group_ids
-        self.inner.forget(group_ids)
-
-    def resume(self, pairs: Any, *, done: Any = ()) -> None:
-        self.inner.resume(pairs, done=done)
-
-    def times(self) -> RewardTimes:
-        return self.inner.times()
-
-    def close(self) -> None: ...
 
 
 def test_the_reward_rises_and_every_iteration_leaves_a_line(make_loop, tmp_path) -> None:
@@ -171,7 +118,7 @@ def test_a_silent_oracle_ends_the_run_with_its_name_and_a_checkpoint(make_loop, 
     feedback = HeldBack(InProcessFeedback(oracles))
     feedback.hold_oracles = {"brightness", "spelled"}
     overrides = ("feedback.wait_s=0.05", "feedback.max_empty_iterations=2")
-    with pytest.raises(OracleUnavailable, match=r"not one group was complete in 2 iterations.*brightness"):
+    with pytest.raises(OracleUnavailable, match=r"not one group was rewarded in 2 iterations.*brightness"):
         make_loop(*overrides, feedback=feedback).run()
     assert lines(tmp_path / "run")[-1]["policy_version"] == 0
     assert (tmp_path / "run" / "checkpoints" / "latest").exists()
@@ -202,7 +149,7 @@ def test_a_late_oracle_is_never_waited_for(make_loop, oracles, brightness, tmp_p
     oracles["people"] = brightness("people")
     feedback = HeldBack(InProcessFeedback(oracles))
     feedback.hold_oracles = {"people"}
-    late = "{name: people, role: late, weight: 2}"
+    late = "{name: people, on_missing: {wait_s: 0, then: mask}, weight: 2}"
     names = f"feedback.oracles=[{{name: brightness}}, {late}]"
     make_loop(names, "run.iterations=3", feedback=feedback, folder="late").run()
     assert all(line["groups"]["rewarded"] == 4 for line in lines(tmp_path / "late"))
@@ -228,6 +175,6 @@ def test_a_stop_file_and_a_time_limit_end_a_run_after_an_iteration(make_loop, tm
     assert 1 <= outcome.iterations <= 3
 
 
-def test_a_prompt_without_checks_for_any_required_oracle_is_named(make_loop) -> None:
+def test_a_prompt_without_checks_for_any_needed_oracle_is_named(make_loop) -> None:
     with pytest.raises(ChecksMissing, match="the word"):
         make_loop("feedback.oracles=[{name: brightness, applies: objects}]")

@@ -34,6 +34,10 @@ def metrics_line(iteration: int, *, boundaries: int = 1) -> dict[str, Any]:
         "spread": 0.2,
         "groups": {"rewarded": 12, "unrewarded": 0, "tied": 1 + iteration % 3},
         "samples": {"scored": 144, "failed": 0},
+        "outcomes": {
+            "object_count": {"asked": 100, "scored": 97, "failed": 2, "stale": 1, "masked": 3},
+            "<late>": {"asked": 44, "missing": 44, "late": 11},
+        },
         "staleness": iteration % 2,
         "updates": {"student": 1, "surrogate": 2, "fake_score": 1},
         "figures": {
@@ -109,6 +113,10 @@ def test_the_report_says_what_was_measured(tmp_path) -> None:
     assert "&lt;b&gt;bold&lt;/b&gt;" in text and "<b>bold</b>" not in text
     assert "5\u202f760" in text  # 40 iterations of 144 samples
     assert "9 min 0 s" in text
+    cells = "".join(f"<td>{count}</td>" for count in (4000, 3880, 80, 40, 0, 0, 120, 0))
+    assert f"<td>object_count</td>{cells}" in text  # asked, scored, failed, stale, dropped, missing, masked, late
+    assert "<td>&lt;late&gt;</td><td>1760</td><td>0</td>" in text
+    assert "Oracles added while it trained" not in text
     assert "Rewards by boundary" not in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from rewardmesh.wire.errors import ChecksMissing
-from trainer.recipe_sections import FeedbackSettings, OracleUse
+from trainer.recipe_sections import FeedbackSettings, OnMissing, OracleUse
 from trainer.rewards import RewardRule, scored_boundaries
 from trainer.rollouts import clean_predictions
 from trainer.trajectory_store import GroupHeader, OracleRewards
@@ -38,22 +39,24 @@ def said(oracle: str, *rows: tuple[float | None, ...], boundaries: tuple[int, ..
     return {oracle: answer}
 
 
-def rule(*oracles: OracleUse, pictures: Any = "endpoint", permute_seed: int | None = None) -> RewardRule:
-    feedback = FeedbackSettings(oracles=oracles, pictures=pictures)
+def rule(
+    *oracles: OracleUse, pictures: Any = "endpoint", permute_seed: int | None = None, join: Any = "sum"
+) -> RewardRule:
+    feedback = FeedbackSettings(oracles=oracles, pictures=pictures, join=join)
     return RewardRule(feedback, num_steps=4, permute_seed=permute_seed)
 
 
 COUNT = OracleUse(name="object_count", applies="objects")
 SPELL = OracleUse(name="ocr_spelling", applies="text")
-PEOPLE = OracleUse(name="people", role="late", weight=3.0)
+PEOPLE = OracleUse(name="people", on_missing=OnMissing(wait_s=0, then="mask"), weight=3.0)
 
 
 def test_prompts_go_to_the_oracles_that_can_verify_them() -> None:
     both = rule(COUNT, SPELL, PEOPLE)
-    assert both.required(OBJECTS) == ("object_count",)
-    assert both.required(TEXT) == ("ocr_spelling",)
-    assert both.late(TEXT) == ("people",)
-    assert both.required({**OBJECTS, "text": "CAT"}) == ("object_count", "ocr_spelling")
+    assert both.awaited(OBJECTS, 0) == ("object_count",)
+    assert both.awaited(TEXT, 0) == ("ocr_spelling",)
+    assert both.late(TEXT, 0) == ("people",)
+    assert both.awaited({**OBJECTS, "text": "CAT"}, 0) == ("object_count", "ocr_spelling")
     with pytest.raises(ChecksMissing, match="'draw'"):
         both.check_prompts([("a circle", OBJECTS), ("draw", {"tag": "none"})])
 
@@ -67,23 +70,56 @@ def test_unit_range_is_about_zero_and_a_failed_sample_is_left_out() -> None:
     assert not combined.tied
 
 
-def test_without_a_required_answer_or_two_samples_there_is_no_reward() -> None:
+def test_without_a_needed_answer_or_two_samples_there_is_no_reward() -> None:
     assert rule(COUNT).combine(header(OBJECTS), {}) is None
     assert rule(COUNT).combine(header(OBJECTS), said("object_count", (0.5, None, None))) is None
-    assert rule(COUNT, PEOPLE).combine(header(OBJECTS), said("people", (1.0, 1.0, 1.0))) is None
+    assert rule(COUNT, SPELL, PEOPLE).combine(header(OBJECTS), said("people", (1.0, 1.0, 1.0))) is None
 
 
-def test_a_late_oracle_counts_once_it_has_answered_for_all() -> None:
-    both = rule(COUNT, PEOPLE)
+def test_a_masked_reward_is_left_out_of_that_samples_mean_and_counted() -> None:
+    both = rule(COUNT, SPELL, PEOPLE)
     first = said("object_count", (0.5, 0.5, 1.0))
     alone = both.combine(header(OBJECTS), first)
-    partly = both.combine(header(OBJECTS), first | said("people", (1.0, None, 0.0)))
+    partly = both.combine(header(OBJECTS), first | said("people", (1.0, None, 0.5)))
     joined = both.combine(header(OBJECTS), first | said("people", (1.0, 0.0, 0.5)))
     assert alone is not None
     assert partly is not None
     assert joined is not None
-    assert partly.rewards.tolist() == alone.rewards.tolist() == [0.0, 0.0, 0.5]
+    assert alone.rewards.tolist() == [0.0, 0.0, 0.5]
     np.testing.assert_allclose(joined.rewards, [(0 + 3 * 0.5) / 4, (0 - 3 * 0.5) / 4, (0.5 + 0) / 4])
+    assert partly.rewards.tolist() == [joined.rewards[0], 0.0, joined.rewards[2]]
+    assert [one.masked for one in (alone, partly, joined)] == [
+        {"object_count": 0, "people": 3},
+        {"object_count": 0, "people": 1},
+        {"object_count": 0, "people": 0},
+    ]
+
+
+def test_an_oracle_that_was_added_holds_from_its_rollout_on() -> None:
+    amended = rule(COUNT)
+    amended.amend([(2, OracleUse(name="late_comer", weight=3.0, on_missing=OnMissing(wait_s=7, then="mask")))])
+    assert amended.awaited(OBJECTS, 1) == ("object_count",)
+    assert amended.awaited(OBJECTS, 2) == ("object_count", "late_comer")
+    assert amended.bounds_s(2) == {"object_count": 120.0, "late_comer": 7.0}
+    answers = said("object_count", (0.5, 0.5, 1.0)) | said("late_comer", (1.0, 0.0, 0.5))
+    before = amended.combine(header(OBJECTS), answers)
+    after = amended.combine(replace(header(OBJECTS), rollout_index=2), answers)
+    assert before is not None
+    assert after is not None
+    assert before.rewards.tolist() == [0.0, 0.0, 0.5]
+    np.testing.assert_allclose(after.rewards, [0.375, -0.375, 0.125])
+
+
+def test_gdpo_keeps_apart_what_the_sum_of_rewards_makes_equal() -> None:
+    """Two rewards of different spread: what each says is worth the same."""
+    uses = (OracleUse(name="a"), OracleUse(name="b", normalisation="none"))
+    answers = said("a", (0.0, 0.1, 0.2)) | said("b", (200.0, 100.0, 0.0))
+    joined = rule(*uses, join="gdpo").combine(header(OBJECTS), answers)
+    summed = rule(*uses).combine(header(OBJECTS), answers)
+    assert joined is not None
+    assert summed is not None
+    np.testing.assert_allclose(joined.rewards, [0, 0, 0], atol=1e-6)
+    assert summed.rewards.tolist() == sorted(summed.rewards, reverse=True)
 
 
 def test_other_normalisations() -> None:

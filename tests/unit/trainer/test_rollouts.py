@@ -95,7 +95,7 @@ def test_pictures_name_every_sample_and_the_oracles_that_still_owe(make_recipe, 
     groups = made.pictures(rollout.awaited)
     assert len(groups) == 6
     for group in groups:
-        assert group.required == (("brightness",) if group.checks.get("include") else ("spelled",))
+        assert group.awaited == (("brightness",) if group.checks.get("include") else ("spelled",))
         assert [sample.boundary_index for sample in group.samples] == [1] * 4 + [2] * 4 + [4] * 4
         assert len({sample.sample_id for sample in group.samples}) == 12
         assert [[s.sample_id for s in group.samples[p * 4 : p * 4 + 4]] for p in range(3)] == made.sample_ids(
