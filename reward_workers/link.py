@@ -58,9 +58,16 @@ class OracleLink:
     """Shared by all pumps of one worker that feed the same oracle."""
 
     def __init__(
-        self, endpoint: OracleEndpoint, *, registry: OracleRegistry, settings: WorkerSettings, meter: Meter
+        self,
+        endpoint: OracleEndpoint,
+        *,
+        secret: str | None = None,
+        registry: OracleRegistry,
+        settings: WorkerSettings,
+        meter: Meter,
     ) -> None:
         self.endpoint = endpoint
+        self._secret = secret
         self.policy = RetryPolicy.of(endpoint, cap_s=settings.max_backoff_s)
         self._registry = registry
         self._settings = settings
@@ -68,6 +75,7 @@ class OracleLink:
         self._client = OracleClient(
             endpoint,
             policy=OutgoingPolicy.parse(settings.allowed_networks),
+            secret=secret,
             max_reply_bytes=settings.max_reply_bytes,
             connect_timeout_s=settings.connect_timeout_s,
         )
@@ -83,6 +91,10 @@ class OracleLink:
     @property
     def _labels(self) -> dict[str, str]:
         return {"oracle": self.endpoint.name, "version": self._version}
+
+    def serves(self, endpoint: OracleEndpoint | None, secret: str | None) -> bool:
+        """Whether this is still what the registry says of the oracle."""
+        return (endpoint, secret) == (self.endpoint, self._secret)
 
     async def aclose(self) -> None:
         """Closes the oracle's connections."""

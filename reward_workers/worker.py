@@ -103,15 +103,20 @@ class Worker:
         endpoints = {
             endpoint.name: endpoint for endpoint in await self._registry.oracles() if endpoint.state != "paused"
         }
+        secrets = {name: await self._registry.secret(name) for name in endpoints}
         for name, link in list(self._links.items()):
-            if endpoints.get(name) != link.endpoint:
+            if not link.serves(endpoints.get(name), secrets.get(name)):
                 self._retire(oracle=name)
         for run_id in set(self._streams) - runs:
             self._retire(run_id=run_id)
         for name, endpoint in endpoints.items():
             if name not in self._links:
                 self._links[name] = OracleLink(
-                    endpoint, registry=self._registry, settings=self._settings, meter=self.meter
+                    endpoint,
+                    secret=secrets[name],
+                    registry=self._registry,
+                    settings=self._settings,
+                    meter=self.meter,
                 )
         for run_id in runs - set(self._streams):
             self._streams[run_id] = await self._open_stream(run_id)

@@ -73,6 +73,19 @@ async def test_a_draining_oracle_finishes_what_was_claimed(world: World, oracle:
     assert not (await world.stream.dead_letters("object_count", 9))
 
 
+async def test_a_secret_is_sent_and_a_new_one_is_picked_up(world: World, oracle: OracleServer) -> None:
+    registry = world.registry
+    await registry.put_oracle(endpoint_of(oracle))
+    async with working(world.worker()):
+        for group_id, secret in (("g1", "the first secret of it"), ("g2", "another secret of it")):
+            await registry.put_secret("object_count", secret.replace(" ", "-"))
+            await asyncio.sleep(3 * FAST.discover_every_s + 0.2)
+            await world.stream.enqueue(group_of(group_id), oracles=["object_count"])
+            await completed(world.stream, group_id)
+    sent = [call.headers["authorization"] for call in oracle.calls]
+    assert sent == ["Bearer the-first-secret-of-it", "Bearer another-secret-of-it"]
+
+
 class Watched(MemoryRegistry):
     """Counts how often its oracles are read."""
 

@@ -39,7 +39,11 @@ def wait_for(replicas: int) -> None:
 def main(redis_url: str) -> None:
     ray.init(address=os.environ["RAY_ADDRESS"], namespace="rewardmesh", logging_level=logging.ERROR)
     scale = OracleScale(
-        num_cpus=0.1, max_replicas=2, samples_per_replica=SAMPLES_PER_REPLICA, upscale_delay_s=0.5, downscale_delay_s=0.5
+        num_cpus=0.1,
+        max_replicas=2,
+        samples_per_replica=SAMPLES_PER_REPLICA,
+        upscale_delay_s=0.5,
+        downscale_delay_s=0.5,
     )
     (one,) = oracle_applications(OraclesSettings(redis_url=redis_url, oracles={ORACLE: scale}))
     try:
