@@ -18,11 +18,14 @@ import typer
 from rewardmesh.wire.errors import RewardmeshError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from services.gateway.context import Gateway
 
 __all__ = ["dead_letter", "oracle", "token"]
 
 T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound="BaseModel")
 
 token = typer.Typer(no_args_is_help=True, help="Tokens of the gateway.")
 oracle = typer.Typer(no_args_is_help=True, help="Oracles: register, look, pause, drain, remove, test.")
@@ -54,7 +57,7 @@ def _on_buffer(call: Callable[[Gateway], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def _checked(model: type[T], **given: Any) -> T:
+def _checked(model: type[ModelT], **given: Any) -> ModelT:
     """The message of what was given on the command line. Raises typer.BadParameter."""
     from pydantic import ValidationError
 

@@ -141,8 +141,9 @@ def _error_of(answer: httpx.Response) -> RewardmeshError:
     """The error that the gateway named."""
     try:
         said = load_json(answer.content)["error"]
-        kind = getattr(errors, said["kind"]) if said["kind"] in errors.__all__ else RewardmeshError
-        return kind(said["what"], said["which"], said["what_to_do"])  # type: ignore[no-any-return]
+        known = said["kind"] in errors.__all__
+        kind: type[RewardmeshError] = getattr(errors, said["kind"]) if known else RewardmeshError
+        return kind(said["what"], said["which"], said["what_to_do"])
     except (ValueError, LookupError, TypeError):
         what_to_do = "check the URL: this does not look like a gateway"
         return GatewayUnavailable(

@@ -54,9 +54,9 @@ class Audit:
         Raises: BufferUnavailable; the change has happened then, and the structured log has its line.
         """
         _log.info("audit", action=action, subject=subject, token_id=actor.token_id, team=actor.team, **detail)
-        fields = {"who": actor.to_json(), "what": action, "which": subject, "detail": dump_json(detail)}
+        fields: dict[Any, Any] = {"who": actor.to_json(), "what": action, "which": subject, "detail": dump_json(detail)}
         with server_errors("audit"):
-            await self._redis.xadd(names.GATEWAY_AUDIT, dict(fields), maxlen=KEPT, approximate=True)
+            await self._redis.xadd(names.GATEWAY_AUDIT, fields, maxlen=KEPT, approximate=True)
 
     async def latest(self, max_count: int) -> list[AuditLine]:
         """The latest changes, newest first."""

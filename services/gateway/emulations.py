@@ -29,7 +29,6 @@ from services.gateway.gate import Score
 from services.gateway.oracles import OracleName
 from services.gateway.scoring import (
     UNCHECKED,
-    Submission,
     forget,
     read_submission,
     results,
@@ -101,8 +100,7 @@ async def rewards_of(
     body = dump_json({"oracles": [oracle], "pictures": pictures}).encode()
     wanted, data = read_submission("application/json", body)
     group_id = f"same-{hashlib.sha256(body).hexdigest()[:40]}"
-    wanted = Submission.model_validate({**dict(wanted), "group_id": group_id})
-    sent = await submit(gateway, team, wanted, data)
+    sent = await submit(gateway, team, wanted.model_copy(update={"group_id": group_id}), data)
     try:
         known = (await results(gateway, team, group_id, wait_s=WAIT_S)).oracles[oracle]
     except UnknownGroup as error:

@@ -54,12 +54,12 @@ class Gate:
             async with asyncio.timeout(BODY_S):
                 body = await self._read(headers, receive)
         except TimeoutError:
-            error = ProtocolError("the body did not come in time", f"{BODY_S:.0f} s", "send it again")
-            await fault(408, error)(scope, receive, send)
+            late = ProtocolError("the body did not come in time", f"{BODY_S:.0f} s", "send it again")
+            await fault(408, late)(scope, receive, send)
             return
         if body is None:
-            error = ProtocolError("the body is too large", f"over {self._max_body_bytes} bytes", "send fewer pictures")
-            await fault(413, error)(scope, receive, send)
+            large = ProtocolError("the body is too large", f"over {self._max_body_bytes} bytes", "send fewer pictures")
+            await fault(413, large)(scope, receive, send)
             return
         scope.setdefault("state", {})["token"] = token
         await self._app(scope, _replay(body, receive), send)
@@ -80,7 +80,10 @@ class Gate:
         return bytes(body)
 
 
-def caller(request: Request, wanted: SecurityScopes) -> Token:
+_bearer = HTTPBearer(auto_error=False, scheme_name="token", description="a token of `rewardmesh token create`")
+
+
+def caller(request: Request, wanted: SecurityScopes, _: Annotated[object, Security(_bearer)]) -> Token:
     """The token of the request, which has one of the scopes wanted. Raises ScopeMissing."""
     token: Token = request.state.token
     if not set(wanted.scopes) & set(token.scopes):
@@ -89,17 +92,10 @@ def caller(request: Request, wanted: SecurityScopes) -> Token:
     return token
 
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="token", description="a token of `rewardmesh token create`")
-
-
-def _caller(request: Request, wanted: SecurityScopes, _: Annotated[object, Security(_bearer)]) -> Token:
-    return caller(request, wanted)
-
-
-Score = Annotated[Token, Security(_caller, scopes=["score"])]
-Admin = Annotated[Token, Security(_caller, scopes=["admin"])]
-Rate = Annotated[Token, Security(_caller, scopes=["rate"])]
-Look = Annotated[Token, Security(_caller, scopes=["score", "admin"])]
+Score = Annotated[Token, Security(caller, scopes=["score"])]
+Admin = Annotated[Token, Security(caller, scopes=["admin"])]
+Rate = Annotated[Token, Security(caller, scopes=["rate"])]
+Look = Annotated[Token, Security(caller, scopes=["score", "admin"])]
 
 
 def _path(scope: Scope) -> str:
