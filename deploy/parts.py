@@ -51,8 +51,10 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     from reward_workers.serve import worker_application
     from reward_workers.settings import WorkerSettings
     from services.gateway.serve import GatewaySettings, gateway_application
-    from services.serve import OraclesSettings, oracle_applications
+    from services.serve import OracleScale, OraclesSettings, oracle_applications
 
+    scale = OracleScale(max_replicas=settings.max_oracle_replicas)
+    oracles = OraclesSettings(redis_url=redis_url, oracles=dict.fromkeys(ORACLES, scale))
     workers = WorkerSettings(
         redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
     )
@@ -60,7 +62,7 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     return [
         *(
             ServedApplication(one.name, one.application, one.route_prefix)
-            for one in oracle_applications(OraclesSettings(redis_url=redis_url))
+            for one in oracle_applications(oracles)
         ),
         ServedApplication(WORKERS, worker_application(workers), None),
         ServedApplication(GATEWAY, gateway_application(gateway), f"/{GATEWAY}"),

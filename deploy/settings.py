@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """Shared memory of a local Ray. Pictures travel through the buffer, not through it."""
     num_reward_workers: int = Field(default=2, ge=1, le=64)
     """Replicas that move samples from the buffer to the oracles."""
+    max_oracle_replicas: int = Field(default=2, ge=1)
+    """Replicas that each oracle may grow to while its stream's backlog lasts; 1 keeps them as they are."""
     start_timeout_s: float = Field(default=300.0, gt=0)
     """How long one part may take to start; on a busy machine Ray takes minutes."""
 

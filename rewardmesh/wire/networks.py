@@ -68,8 +68,9 @@ class OutgoingPolicy:
     @property
     def allows_everything(self) -> bool:
         """Whether nothing is refused any more, of IPv4 or of IPv6."""
-        by_version = [[one for one in self.allowed_networks if one.version == version] for version in (4, 6)]
-        return any(one.prefixlen == 0 for networks in by_version for one in collapse_addresses(networks))
+        of_four = [one for one in self.allowed_networks if isinstance(one, IPv4Network)]
+        of_six = [one for one in self.allowed_networks if isinstance(one, IPv6Network)]
+        return any(one.prefixlen == 0 for one in (*collapse_addresses(of_four), *collapse_addresses(of_six)))
 
     def require(self, address: Address, *, host: str) -> None:
         """Raises AddressRefused unless the address may be called; `host` is how it was written."""
