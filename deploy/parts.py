@@ -60,10 +60,7 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     )
     gateway = GatewaySettings(redis_url=redis_url, allowed_networks=settings.outgoing_networks)
     return [
-        *(
-            ServedApplication(one.name, one.application, one.route_prefix)
-            for one in oracle_applications(oracles)
-        ),
+        *(ServedApplication(one.name, one.application, one.route_prefix) for one in oracle_applications(oracles)),
         ServedApplication(WORKERS, worker_application(workers), None),
         ServedApplication(GATEWAY, gateway_application(gateway), f"/{GATEWAY}"),
     ]

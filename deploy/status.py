@@ -88,9 +88,9 @@ def report_lines(settings: Settings) -> list[str]:
     except RewardmeshError as error:
         return [*lines, str(error)]
     for endpoint in report.oracles:
-        state = "" if endpoint.state == "active" else f", {endpoint.state}"
+        unusual = "" if endpoint.state == "active" else f", {endpoint.state}"
         health = "healthy" if is_healthy(endpoint.url) else "DOES NOT ANSWER"
-        lines.append(f"oracle {endpoint.name}: {health} at {endpoint.url}{state}")
+        lines.append(f"oracle {endpoint.name}: {health} at {endpoint.url}{unusual}")
     for (run_id, oracle), depth in report.depths.items():
         lines.append(
             f"run {run_id}, {oracle}: lag {depth.lag}, pending {depth.pending}, retrying {depth.retrying}, "

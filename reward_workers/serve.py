@@ -24,7 +24,7 @@ from rewardmesh.wire.telemetry import configure_logging, get_logger
 
 __all__ = ["RayMeter", "WorkerReplica", "worker_application"]
 
-_NUM_SAMPLES_BOUNDS = [1, 2, 4, 8, 16, 32, 64, 128]
+_NUM_SAMPLES_BOUNDS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 _LATENCY_BOUNDS_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
 
 

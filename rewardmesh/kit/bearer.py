@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from fastapi import Request
 from fastapi.security import HTTPBearer
+from starlette.requests import HTTPConnection
 
 from rewardmesh.kit.refused import Refused
 
@@ -22,7 +22,7 @@ class BearerToken(HTTPBearer):
             raise ValueError("an empty token would let nobody in: leave it out, or give one")
         self._digest = _digest(token)
 
-    async def __call__(self, request: Request) -> None:
+    async def __call__(self, request: HTTPConnection) -> None:
         given = await super().__call__(request)
         if given is None or not secrets.compare_digest(_digest(given.credentials), self._digest):
             raise Refused(401, "no valid token", "Authorization", "send the bearer token that this oracle was given")

@@ -70,7 +70,8 @@ class OutgoingPolicy:
         """Whether nothing is refused any more, of IPv4 or of IPv6."""
         of_four = [one for one in self.allowed_networks if isinstance(one, IPv4Network)]
         of_six = [one for one in self.allowed_networks if isinstance(one, IPv6Network)]
-        return any(one.prefixlen == 0 for one in (*collapse_addresses(of_four), *collapse_addresses(of_six)))
+        whole_four = any(one.prefixlen == 0 for one in collapse_addresses(of_four))
+        return whole_four or any(one.prefixlen == 0 for one in collapse_addresses(of_six))
 
     def require(self, address: Address, *, host: str) -> None:
         """Raises AddressRefused unless the address may be called; `host` is how it was written."""

@@ -7,7 +7,7 @@ The tiny pipeline of the shapes world and SD3.5-M differ by the folder alone. Kn
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +225,7 @@ def native_precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # torch before it had the function: float32
+        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before it had the function: float32
         native = any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return torch.bfloat16 if native else torch.float32
 
