@@ -105,8 +105,8 @@ class SurrogateSettings(RecipeSection):
     """Oldest trajectories it may learn from, in policy versions; null means any."""
     initial_weights: Literal["teacher", "shipped"] = "shipped"
     """What it starts from: the teacher's backbone, or the warm surrogate that ships beside the student."""
-    tau: TauRange = TauRange(lower=0.05, upper=0.98)
-    """Noise levels it is trained at."""
+    tau: TauRange = TauRange(lower=0.1, upper=0.9, power=2.0)
+    """Noise levels it is trained at: mostly those at which the student asks it."""
     beta: FiniteFloat = Field(default=1.0, gt=0)
     """(E9) sharpness of the preference; far larger (2000 to 5000) with a dynamic reference."""
     reference: Literal["teacher", "surrogate_ema"] = "teacher"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainer.diffusion.schedule import pipeline_sigmas, step_sigmas, timestep_from_sigma
@@ -161,19 +162,29 @@ class Sd3Family:
 
     @property
     def feature_width(self) -> int:
-        """D of ``features``."""
-        return int(self.teacher.inner_dim)
+        """F of ``features``: the last block keeps no text tokens."""
+        return (2 * len(self.teacher.transformer_blocks) - 1) * int(self.teacher.inner_dim)
 
     def features(self, transformer: torch.nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        """The last hidden picture tokens of a transformer, [B, N, D], which its velocity is a linear map of."""
+        """What a transformer makes of picture and prompt, [B, F] float32: every block's tokens, averaged.
+
+        The last block's alone would tell of the noise, which is what they are there to predict; what a picture shows,
+        and whether the prompt says so, stands in the blocks before it and in text tokens that looked at the picture.
+        """
         kept: list[Tensor] = []
-        norm_out: torch.nn.Module = transformer.get_submodule("norm_out")
-        hook = norm_out.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+
+        def keep(_block: torch.nn.Module, _inputs: Any, output: tuple[Tensor | None, Tensor]) -> None:
+            kept.extend(_averaged(tokens) for tokens in output if tokens is not None)
+
+        hooks = [
+            block.register_forward_hook(keep) for block in transformer.get_submodule("transformer_blocks").children()
+        ]
         try:
             self.velocity(transformer, x, sigma, cond)
         finally:
-            hook.remove()
-        return kept[0]
+            for hook in hooks:
+                hook.remove()
+        return torch.cat(kept, dim=-1)
 
     def velocity_fn(self, transformer: torch.nn.Module, cond: Conditioning) -> VelocityFn:
         """``velocity`` with network and conditioning filled in, as samplers take it."""
@@ -220,12 +231,20 @@ class Sd3Family:
         (folder / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
 
 
+def _averaged(tokens: Tensor) -> Tensor:
+    """Tokens [B, N, D] to [B, D] float32, on one scale whatever the block: normalised, averaged, normalised."""
+    width = tokens.shape[-1:]
+    return F.layer_norm(F.layer_norm(tokens.float(), width).mean(dim=1), width)
+
+
 def native_precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies in it by itself, else float32: emulated, it would be slower."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before it had the function: float32
+        known: Mapping[str, Any] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # an older torch has none
         native = any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return torch.bfloat16 if native else torch.float32
 

@@ -52,7 +52,7 @@ def train_teacher(
     work: Path,
     autoencoder: AutoencoderKL,
     *,
-    num_steps: int = 6000,
+    num_steps: int = 5000,
     num_pictures: int = 60_000,
     seed: int = 0,
     start: Sd3Family | None = None,
