@@ -61,7 +61,7 @@ class Audit:
     async def latest(self, max_count: int) -> list[AuditLine]:
         """The latest changes, newest first."""
         with server_errors("audit"):
-            entries = await self._redis.xrevrange(names.GATEWAY_AUDIT, count=max_count)
+            entries: Any = await self._redis.xrevrange(names.GATEWAY_AUDIT, count=max_count)
         return [
             AuditLine(
                 at=int(names.text(entry_id).partition("-")[0]) / 1000,

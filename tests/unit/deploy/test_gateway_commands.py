@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from deploy import cli
@@ -28,6 +29,7 @@ def buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("REWARDMESH_RUN_ROOT", str(tmp_path))
     monkeypatch.setenv("REWARDMESH_ALLOWED_NETWORKS", "127.0.0.0/8")
     yield server
+    structlog.reset_defaults()  # a command logs to the standard error of its own test
     server.kill()
 
 
