@@ -125,7 +125,7 @@ def read_results(answer: Answer, ids: Sequence[str], info: OracleInfo) -> tuple[
         raise Unusable(f"POST /v1/score answered {answer.said}")
     try:
         reply = json.loads(answer.body)
-        version, oracle, raws = reply["version"], reply["oracle"], list(reply["results"])
+        version, oracle, raws = reply["version"], reply["oracle"], reply["results"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise Unusable("POST /v1/score answered no object of oracle, version and results: " + answer.said) from error
     problems = []
@@ -133,6 +133,8 @@ def read_results(answer: Answer, ids: Sequence[str], info: OracleInfo) -> tuple[
         problems.append(f"the answer is from oracle {str(oracle)[:100]!r}, not {info.name}")
     if version != info.version:
         problems.append(f"the answer is of version {str(version)[:100]!r}, GET /v1/oracle said {info.version}")
+    if not isinstance(raws, list) or len(raws) > len(ids):  # what nobody asked for is not even looked at
+        return {}, [*problems, f"results is no list, or one of more than the {len(ids)} samples asked about"]
     results: dict[str, Result] = {}
     for raw in raws:
         result = _read_result(raw, info)

@@ -71,8 +71,13 @@ def said(schema: dict[str, Any]) -> str:
             return PATTERNS[pattern]
         case {"type": kind}:
             bounds = "".join(
-                f" {word} {schema[key]}"
-                for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"))
+                f" {word} {schema[key]:g}"
+                for key, word in (
+                    ("minimum", "from"),
+                    ("exclusiveMinimum", "above"),
+                    ("gt", "above"),
+                    ("maximum", "to"),
+                )
                 if key in schema
             )
             return f"{kind}{bounds}" + (", not empty" if schema.get("minLength") == 1 else "")
