@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from benchmarks.bad_answers import faults, serving, try_many, what_became
 from rewardmesh.wire.messages import Scored
 
