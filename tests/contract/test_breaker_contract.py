@@ -34,7 +34,6 @@ from tests.oracle_server import OracleServer, Response
 
 QUICK = BreakerBounds(failures_to_open=2, open_s=0.05, max_open_s=0.1)
 FOR_LONG = BreakerBounds(failures_to_open=2, open_s=600, max_open_s=600)
-NEVER = asyncio.Event()
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ async def claims() -> list[Claim]:
 
 async def fail(link: OracleLink, claims: list[Claim], times: int) -> None:
     for _ in range(times):
-        turn = await link.turn(NEVER)
+        turn = await link.turn(asyncio.Event())
         assert turn is not None
         with pytest.raises(ServerError):
             await link.score(claims, turn=turn)
@@ -104,7 +103,7 @@ async def test_one_worker_probes_and_its_success_closes_for_both(
 ) -> None:
     links = two_links(breaker=QUICK, deadline_s=60.0)
     await fail(links[0], claims, 2)
-    turns = [asyncio.create_task(link.turn(NEVER)) for link in links]
+    turns = [asyncio.create_task(link.turn(asyncio.Event())) for link in links]
     async with asyncio.timeout(30):
         (first,), (second,) = await asyncio.wait(turns, return_when=asyncio.FIRST_COMPLETED)
     assert first.result().probing
@@ -123,10 +122,10 @@ async def test_a_worker_that_dies_while_probing_does_not_leave_it_open(
     async with asyncio.timeout(50):
         for _ in range(QUICK.failures_to_open):
             await Registry(client).breaker_failed("object_count", caller="another", bounds=QUICK)
-        probing = await one.turn(NEVER)
+        probing = await one.turn(asyncio.Event())
         assert probing is not None
         assert probing.probing
-        again = await two.turn(NEVER)  # and nothing was ever said of the first probe
+        again = await two.turn(asyncio.Event())  # and nothing was ever said of the first probe
     assert again is not None
     assert again.probing
 
