@@ -21,6 +21,13 @@ from tests.contract.test_worker_contract import group_of
 from tests.unit.services.gateway.conftest import Blue, serving
 
 
+@pytest.fixture(autouse=True)
+def _logs_of_their_own() -> Iterator[None]:
+    """A command logs to the standard error of its own test, which is closed afterwards."""
+    yield
+    structlog.reset_defaults()
+
+
 @pytest.fixture
 def buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server(binary_of("valkey-9.1"), tmp_path / "server")
@@ -29,7 +36,6 @@ def buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("REWARDMESH_RUN_ROOT", str(tmp_path))
     monkeypatch.setenv("REWARDMESH_ALLOWED_NETWORKS", "127.0.0.0/8")
     yield server
-    structlog.reset_defaults()  # a command logs to the standard error of its own test
     server.kill()
 
 

@@ -136,7 +136,7 @@ def fuzzed(buffer: Server) -> Iterator[Fuzzed]:
     thread.join(30)
 
 
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(300)
 def test_whatever_is_sent_is_answered_as_declared(fuzzed: Fuzzed) -> None:
     @settings(max_examples=300, suppress_health_check=list(HealthCheck))
     @given(Fuzzed.requests(fuzzed))
