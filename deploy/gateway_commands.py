@@ -42,7 +42,10 @@ def _on_buffer(call: Callable[[Gateway], Awaitable[T]]) -> T:
     from deploy.settings import load_settings
     from deploy.state import read_state
     from rewardmesh.wire.outgoing import OutgoingPolicy
+    from rewardmesh.wire.telemetry import configure_logging
     from services.gateway.context import open_gateway
+
+    configure_logging()  # on standard error: what a command prints is its answer
 
     settings = load_settings()
     state = read_state(settings.state_dir)

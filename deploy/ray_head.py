@@ -59,6 +59,10 @@ def local_environment(settings: Settings) -> dict[str, str]:
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.is_loopback else "1",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+        # On few cores, what only looks must not take them from what computes: Serve's controller looks twice a second
+        # instead of ten times, and workers are not set behind Ray's own processes.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        "RAY_worker_niceness": "0",
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from deploy import cli
@@ -18,6 +19,13 @@ from services.gateway.context import open_gateway
 from tests.contract.conftest import Server, binary_of
 from tests.contract.test_worker_contract import group_of
 from tests.unit.services.gateway.conftest import Blue, serving
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_their_own() -> Iterator[None]:
+    """A command logs to the standard error of its own test, which is closed afterwards."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

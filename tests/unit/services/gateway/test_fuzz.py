@@ -138,7 +138,7 @@ def fuzzed(buffer: Server) -> Iterator[Fuzzed]:
 
 @pytest.mark.timeout(300)
 def test_whatever_is_sent_is_answered_as_declared(fuzzed: Fuzzed) -> None:
-    @settings(max_examples=600, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, suppress_health_check=list(HealthCheck))
     @given(Fuzzed.requests(fuzzed))
     def send(asked: tuple[str, str, dict[str, Any], dict[str, Any]]) -> None:
         url, method, operation, request = asked
@@ -160,5 +160,5 @@ def test_whatever_is_sent_is_answered_as_declared(fuzzed: Fuzzed) -> None:
             Draft202012Validator(fuzzed.schema(content["schema"])).validate(answer.json())
 
     send()
-    assert sum(fuzzed.statuses.values()) >= 600
+    assert sum(fuzzed.statuses.values()) >= 300
     assert {200, 422} <= set(fuzzed.statuses)
