@@ -242,9 +242,7 @@ def native_precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known: Mapping[str, Any] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # an older torch has none
+        known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch has none
         native = any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return torch.bfloat16 if native else torch.float32
 
