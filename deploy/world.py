@@ -80,7 +80,7 @@ def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 250, seed: Seed 
 
 
 @app.command()
-def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 600, groups: int = 1500, seed: Seed = 0) -> None:
+def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 800, groups: int = 1500, seed: Seed = 0) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
     from deploy.oracles_in_process import OraclesInProcess
     from trainer.algorithms.surrogates import ValueSurrogate
@@ -159,6 +159,6 @@ def _cold_algorithm(folder: Path, *, seed: int) -> TdmR1:
     from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, SurrogateSettings
     from trainer.algorithms.tdm_r1 import TdmR1
 
-    optimizer = AdamSettings(learning_rate=5e-4, betas=(0.9, 0.99))
+    optimizer = AdamSettings(learning_rate=3e-4, betas=(0.9, 0.999))
     recipe = AlgorithmRecipe(surrogate=SurrogateSettings(initial_weights="teacher", optimizer=optimizer))
     return TdmR1(recipe, _family(folder), weights=folder, seed=seed)

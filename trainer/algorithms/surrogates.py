@@ -162,24 +162,21 @@ class VelocitySurrogate:
         self._updates = int(state["updates"])
 
 
-_HEAD_WIDTH = 256
-
-
 class ValueNetwork(nn.Module):
-    """V(x_tau, tau, prompt): a small head on what all blocks of a transformer make of picture and prompt."""
+    """V(x_tau, tau, prompt): a linear head on the mean of a transformer's last hidden tokens."""
 
     def __init__(self, family: Sd3Family):
         super().__init__()
         self._features = family.features
         self.backbone = family.new_transformer()
-        last = nn.Linear(_HEAD_WIDTH, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.head = nn.Sequential(nn.Linear(family.feature_width, _HEAD_WIDTH), nn.SiLU(), last).to(family.device)
+        self.head = nn.Linear(family.feature_width, 1).to(family.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> Tensor:
         """Values [B] float32 of x_tau [B, C, H, W] at tau [B]."""
-        return self.head(self._features(self.backbone, x_tau, tau, cond)).squeeze(-1)  # type: ignore[no-any-return]
+        features = self._features(self.backbone, x_tau, tau, cond)
+        return self.head(features.float().mean(dim=1)).squeeze(-1)  # type: ignore[no-any-return]
 
 
 class ValueSurrogate:

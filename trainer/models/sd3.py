@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from trainer.diffusion.schedule import pipeline_sigmas, step_sigmas, timestep_from_sigma
@@ -162,29 +161,19 @@ class Sd3Family:
 
     @property
     def feature_width(self) -> int:
-        """F of ``features``: the last block keeps no text tokens."""
-        return (2 * len(self.teacher.transformer_blocks) - 1) * int(self.teacher.inner_dim)
+        """D of ``features``."""
+        return int(self.teacher.inner_dim)
 
     def features(self, transformer: torch.nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        """What a transformer makes of picture and prompt, [B, F] float32: every block's tokens, averaged.
-
-        The last block's alone would tell of the noise, which is what they are there to predict; what a picture shows,
-        and whether the prompt says so, stands in the blocks before it and in text tokens that looked at the picture.
-        """
+        """The last hidden picture tokens of a transformer, [B, N, D], which its velocity is a linear map of."""
         kept: list[Tensor] = []
-
-        def keep(_block: torch.nn.Module, _inputs: Any, output: tuple[Tensor | None, Tensor]) -> None:
-            kept.extend(_averaged(tokens) for tokens in output if tokens is not None)
-
-        hooks = [
-            block.register_forward_hook(keep) for block in transformer.get_submodule("transformer_blocks").children()
-        ]
+        norm_out: torch.nn.Module = transformer.get_submodule("norm_out")
+        hook = norm_out.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
         try:
             self.velocity(transformer, x, sigma, cond)
         finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.cat(kept, dim=-1)
+            hook.remove()
+        return kept[0]
 
     def velocity_fn(self, transformer: torch.nn.Module, cond: Conditioning) -> VelocityFn:
         """``velocity`` with network and conditioning filled in, as samplers take it."""
@@ -229,12 +218,6 @@ class Sd3Family:
             **facts,
         }
         (folder / SAMPLING_FILE).write_text(json.dumps(sampling, indent=2) + "\n")
-
-
-def _averaged(tokens: Tensor) -> Tensor:
-    """Tokens [B, N, D] to [B, D] float32, on one scale whatever the block: normalised, averaged, normalised."""
-    width = tokens.shape[-1:]
-    return F.layer_norm(F.layer_norm(tokens.float(), width).mean(dim=1), width)
 
 
 def native_precision(device: torch.device) -> torch.dtype:
