@@ -110,7 +110,12 @@ def answer_faults(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    async def unspeakable(_: Request, __: Exception) -> Response:
+        """JSON can say half a surrogate pair, UTF-8 cannot: such text can neither be kept nor sent on."""
+        return fault(422, errors.ProtocolError("text holds half a surrogate pair", "", "send what UTF-8 can say"))
+
     app.add_exception_handler(RewardmeshError, ours)
+    app.add_exception_handler(UnicodeEncodeError, unspeakable)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, framework)
 

@@ -117,6 +117,22 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_read(front: Fron
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/as/openrlhf/blue/get_reward", b'{"query": ["\\ud800"], "images": ["x"]}'),
+        ("/as/openrlhf/blue/get_reward", b'{"query": ["q"], "labels": [{"tag": "\\ud800"}], "images": ["x"]}'),
+        ("/v1/oracles/blue/results", b'{"version": "\\ud800", "results": []}'),
+        ("/v1/conformance", b'{"url": "http://127.0.0.1:9/\\ud800"}'),
+        ("/v1/oracles", b'{"url": "http://127.0.0.1:9", "options": {"\\ud800": "\\ud800"}}'),
+    ],
+)
+async def test_text_that_utf_8_cannot_say_is_refused(front: Front, path: str, body: bytes) -> None:
+    async with front.client("score", "admin", "rate", oracle="blue") as client:
+        answer = await client.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in {200, 422}, answer.text
+
+
+@pytest.mark.parametrize(
     "body",
     [b"", b"{", b"null", b"[]", b"NaN", b"\xff\xfe", b"[" * 100_000, b'{"oracles": ["\\ud800"]}', b'{"\\ud800": 1}'],
 )
