@@ -119,6 +119,19 @@ def train(
 
 
 @app.command()
+def amend(
+    run: Annotated[str, typer.Argument(help="A run folder, or its name.")],
+    oracle: Annotated[str, typer.Argument(help="A registered oracle.")],
+    overrides: Overrides = None,
+) -> None:
+    """Have a run that is training learn from one more oracle; `--set weight=0.5` says how."""
+    from deploy.commands import amend_run
+    from deploy.settings import load_settings
+
+    amend_run(load_settings(), run, oracle, overrides=overrides or [])
+
+
+@app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run folder, its name, or `student` or `teacher`.")],
     overrides: Overrides = None,

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from rewardmesh.wire.errors import RecipeError
 from trainer.algorithm_recipe import AlgorithmRecipe
-from trainer.recipe_sections import Recipe
+from trainer.recipe_sections import OracleUse, Recipe
 
 __all__ = [
     "AlgorithmRecipe",
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "dump_recipe",
     "load_recipe",
+    "parse_oracle_use",
     "parse_recipe",
     "shipped_recipes",
 ]
@@ -85,6 +86,23 @@ def parse_recipe(text: str, *, which: str, overrides: Sequence[str] = ()) -> Rec
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise InvalidRecipe(which, _lines(error)) from None
+
+
+def parse_oracle_use(name: str, overrides: Sequence[str] = ()) -> OracleUse:
+    """How a run uses an oracle: the defaults, changed by settings such as `on_missing.then=mask`.
+
+    Raises: InvalidRecipe, with one line a fault.
+    """
+    content: dict[str, Any] = {"name": name}
+    for override in overrides:
+        _apply(content, override, name)
+    try:
+        return OracleUse.model_validate(content)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        raise InvalidRecipe(
+            name, [f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in details]
+        ) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
