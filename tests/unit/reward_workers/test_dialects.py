@@ -273,7 +273,7 @@ async def test_their_refusals_are_ours() -> None:
         ("flow_factory", {"keys": "both"}, "keys"),
         ("openrlhf", {"reward_max": -1.0}, "not below"),
         ("openrlhf", {"version": ""}, "version"),
-        ("openrlhf", {"reward_min": float("nan")}, "reward_min"),
+        ("openrlhf", {"reward_min": "low"}, "reward_min"),
         ("kserve", {}, "model"),
         ("kserve", {"model": "../../admin"}, "model"),
         ("openai_judge", {}, "model"),

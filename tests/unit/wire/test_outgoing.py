@@ -188,7 +188,7 @@ async def test_an_answer_ends_at_its_cap() -> None:
 @pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
 async def test_a_trickle_ends_at_the_deadline(beginning: bytes) -> None:
     """Every read succeeds in time, and yet the answer never ends."""
-    stop = asyncio.Event()
+    stop, ended = asyncio.Event(), asyncio.Event()
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(beginning)
@@ -196,6 +196,9 @@ async def test_a_trickle_ends_at_the_deadline(beginning: bytes) -> None:
             writer.write(b"x")
             await asyncio.sleep(0.02)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        ended.set()
 
     server = await asyncio.start_server(trickle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -204,6 +207,7 @@ async def test_a_trickle_ends_at_the_deadline(beginning: bytes) -> None:
         with pytest.raises(httpx.ReadTimeout):
             await client.get(f"http://127.0.0.1:{port}/")
         stop.set()
+        await ended.wait()
     assert time.monotonic() - began_s < 30
 
 
