@@ -73,6 +73,7 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         await task
+        await asyncio.sleep(0.05)  # the loop closes the sockets of connections that ended meanwhile
 
 
 class Blue(Oracle):
