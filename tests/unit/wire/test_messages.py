@@ -150,3 +150,8 @@ def test_impossible_messages() -> None:
         ScoreBatch.model_validate(json.loads(MESSAGES[6].to_json()) | {"protocol": 2})
     with pytest.raises(ValidationError, match="count"):
         Clause(cls="circle", count=0)
+
+
+def test_options_of_a_dialect_are_strict_json() -> None:
+    with pytest.raises(ValidationError, match="options"):
+        OracleEndpoint(name="o", url="http://o", max_batch=1, options={"reward_min": float("nan")})
