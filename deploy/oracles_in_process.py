@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.messages import Checks, Sample, Scored
 from services.oracles.object_count import ObjectCount
@@ -16,6 +19,9 @@ from services.oracles.ocr_spelling import OcrSpelling
 from trainer.evaluate import HeldoutPrompt, Pictures
 
 __all__ = ["OraclesInProcess"]
+
+_AT_ONCE = 1024
+"""Samples of a call: more than a request may hold, since most are one picture asked for several prompts."""
 
 
 class OraclesInProcess:
@@ -28,21 +34,21 @@ class OraclesInProcess:
 
     def judge(self, pictures: Pictures, prompts: Sequence[HeldoutPrompt]) -> tuple[list[bool], list[Mapping[str, Any]]]:
         """Strict passes and what explains them, in order: a `trainer.evaluate.Judge`."""
-        answers = self._answers(pictures, prompts)
+        answers = self._answers(list(pictures), prompts)
         return [bool(answer.detail.get("strict")) for answer in answers], [answer.detail for answer in answers]
 
-    def score(self, pictures: Pictures, prompts: Sequence[HeldoutPrompt]) -> list[float]:
+    def score(self, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[HeldoutPrompt]) -> list[float]:
         """Graded rewards in [0, 1], in order."""
         return [answer.reward for answer in self._answers(pictures, prompts)]
 
-    def _answers(self, pictures: Pictures, prompts: Sequence[HeldoutPrompt]) -> list[Scored]:
+    def _answers(self, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[HeldoutPrompt]) -> list[Scored]:
         """Raises: ValueError if a picture was not scored: a failure is no reward."""
         inputs = [OracleInput(_sample(i, spec), pictures[i]) for i, spec in enumerate(prompts)]
         answers: dict[str, Scored] = {}
         for oracle, text in ((self._objects, False), (self._text, True)):
             fitting = [one for one in inputs if (one.sample.checks.text is not None) == text]
-            for start in range(0, len(fitting), oracle.info.max_batch):
-                for result in oracle.score(fitting[start : start + oracle.info.max_batch]):
+            for start in range(0, len(fitting), _AT_ONCE):
+                for result in oracle.score(fitting[start : start + _AT_ONCE]):
                     if not isinstance(result, Scored):
                         raise ValueError(f"a picture was not scored: {result}")
                     answers[result.sample_id] = result

@@ -80,7 +80,13 @@ def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 250, seed: Seed 
 
 
 @app.command()
-def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 800, groups: int = 1500, seed: Seed = 0) -> None:
+def fit_surrogate(
+    work: Path = _WORK,
+    to: To = WEIGHTS,
+    steps: Steps = 2000,
+    scenes: Annotated[int, typer.Option(min=100, help="Groups of the bank, in threes.")] = 800,
+    seed: Seed = 0,
+) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
     from deploy.oracles_in_process import OraclesInProcess
     from trainer.algorithms.surrogates import ValueSurrogate
@@ -88,12 +94,12 @@ def fit_surrogate(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 800, grou
     from trainer.worlds.shapes.surrogate import fit_surrogate as fit
 
     algorithm = _cold_algorithm(to, seed=seed)
-    bank = collect_bank(work, algorithm, OraclesInProcess().score, num_groups=groups, seed=seed)
+    bank = collect_bank(work, algorithm, OraclesInProcess().score, num_scenes=scenes, seed=seed)
     ranking = fit(work, algorithm, bank, num_steps=steps, seed=seed)
     surrogate = algorithm.surrogate
     assert isinstance(surrogate, ValueSurrogate)
     surrogate.save(to / ValueSurrogate.FILE)
-    (work / "surrogate.json").write_text(json.dumps({"ranking": ranking, "steps": steps, "groups": groups}))
+    (work / "surrogate.json").write_text(json.dumps({"ranking": ranking, "steps": steps, "scenes": scenes}))
     write_checksums(to)
     typer.echo(f"pairs of held-out groups ordered rightly: {ranking:.3f}")
 
@@ -159,6 +165,6 @@ def _cold_algorithm(folder: Path, *, seed: int) -> TdmR1:
     from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, SurrogateSettings
     from trainer.algorithms.tdm_r1 import TdmR1
 
-    optimizer = AdamSettings(learning_rate=3e-4, betas=(0.9, 0.999))
+    optimizer = AdamSettings(betas=(0.9, 0.99), weight_decay=0.01)
     recipe = AlgorithmRecipe(surrogate=SurrogateSettings(initial_weights="teacher", optimizer=optimizer))
     return TdmR1(recipe, _family(folder), weights=folder, seed=seed)

@@ -123,6 +123,8 @@ class SurrogateSettings(RecipeSection):
     """(E9) mean squared velocity distance to the teacher above which samples already moved far enough stop counting."""
     drift_weight: FiniteFloat = Field(default=1e-3, ge=0)
     """(E9) weight of that distance in the loss."""
+    value_blocks: int | None = Field(default=None, ge=1)
+    """(E12) the value reads what the backbone's first so many blocks see; null: three fifths of them."""
     value_square_weight: FiniteFloat = Field(default=1e-3, ge=0)
     """(E12a) weight of the mean square of the values."""
     advantage_std: Literal["group", "global"] = "group"

@@ -81,7 +81,10 @@ class ObjectCount(Oracle):
         )
 
     def score(self, batch: Sequence[OracleInput]) -> list[Result]:
-        """Detects in one batch, names the asked colours in a second, then judges sample by sample."""
+        """Detects in one batch, names the asked colours in a second, then judges sample by sample.
+
+        A picture that stands in a batch with several prompts is looked at once.
+        """
         results: list[Result] = []
         judged: list[OracleInput] = []
         for one in batch:
@@ -105,27 +108,30 @@ class ObjectCount(Oracle):
 
     def _boxes(self, batch: Sequence[OracleInput]) -> list[Boxes]:
         at = self._settings
-        found = self._detector.detect(
-            [one.picture for one in batch],
+        pictures = {id(one.picture): one.picture for one in batch}
+        detected = self._detector.detect(
+            list(pictures.values()),
             min_confidence=min(at.min_confidence, at.counting_confidence),
             max_overlap=at.max_overlap,
         )
+        of = dict(zip(pictures, detected, strict=True))
+        found = [of[id(one.picture)] for one in batch]
         limits = [at.counting_confidence if one.sample.checks.tag == "counting" else at.min_confidence for one in batch]
         return [select(boxes, min_confidence=limit) for boxes, limit in zip(found, limits, strict=True)]
 
     def _asked_colors(self, batch: Sequence[OracleInput], found: Sequence[Boxes]) -> list[dict[Detection, str]]:
         """Colours of the boxes whose colour a clause asks for, all named in one batch; one dictionary a sample."""
         asked = [list(_to_color(one.sample.checks, boxes)) for one, boxes in zip(batch, found, strict=True)]
-        names = iter(
-            self._judge.colors(
-                [
-                    Crop(one.picture, detection.box, detection.class_name)
-                    for one, detections in zip(batch, asked, strict=True)
-                    for detection in detections
-                ]
-            )
-        )
-        return [{detection: next(names) for detection in detections} for detections in asked]
+        crops = {
+            (id(one.picture), detection): Crop(one.picture, detection.box, detection.class_name)
+            for one, detections in zip(batch, asked, strict=True)
+            for detection in detections
+        }
+        names = dict(zip(crops, self._judge.colors(list(crops.values())), strict=True))
+        return [
+            {detection: names[id(one.picture), detection] for detection in detections}
+            for one, detections in zip(batch, asked, strict=True)
+        ]
 
     def _unjudgeable(self, checks: Checks) -> str | None:
         """Why these checks cannot be judged here, or None; what cannot be seen is no reason for a reward of 0."""

@@ -88,7 +88,7 @@ class OcrSpelling(Oracle):
         )
 
     def score(self, batch: Sequence[OracleInput]) -> list[Result]:
-        """Reads all samples that ask for a text in one batch."""
+        """Reads all samples that ask for a text in one batch, a picture that stands in it several times once."""
         results: list[Result] = []
         asked: list[tuple[OracleInput, str]] = []
         for one in batch:
@@ -98,8 +98,10 @@ class OcrSpelling(Oracle):
                 asked.append((one, text))
             else:
                 results.append(failed(one.sample, "missing_checks", reason or ""))
-        texts = self.read([one.picture for one, _ in asked])
-        for (one, text), (read, confidence) in zip(asked, texts, strict=True):
+        pictures = {id(one.picture): one.picture for one, _ in asked}
+        texts = dict(zip(pictures, self.read(list(pictures.values())), strict=True))
+        for one, text in asked:
+            read, confidence = texts[id(one.picture)]
             reward = spelling_reward(read, text)
             detail = {"strict": reward == 1.0, "read": read, "asked": text, "confidence": round(confidence, 4)}
             results.append(Scored(sample_id=one.sample.sample_id, reward=reward, detail=detail))

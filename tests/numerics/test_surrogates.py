@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer.algorithms.surrogates import ranking
 from trainer.losses.group_bradley_terry import boundary_weight, group_bradley_terry_loss, lagged_decay
 from trainer.losses.tilt import tilt_loss
 from trainer.losses.value import scale_rewards, value_contrast_loss, value_gradient, value_regression_loss
@@ -170,6 +171,27 @@ def test_contrast_written_out() -> None:
             denominator += better
     expected = numerator / denominator + 1e-3 * float(values.square().mean())
     assert float(value_contrast_loss(values, rewards=rewards, group_index=GROUPS)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_contrast_of_several_prompts_pools_the_pairs_of_each() -> None:
+    values, rewards = drawn(0, 6, 2), drawn(5, 6, 2)
+    one, other = (value_contrast_loss(values[:, m], rewards=rewards[:, m], group_index=GROUPS) for m in (0, 1))
+    pairs = [
+        sum(max(float(a - b), 0.0) for i, a in enumerate(r) for j, b in enumerate(r) if GROUPS[i] == GROUPS[j])
+        for r in rewards.T
+    ]
+    squares = [1e-3 * float(v.square().mean()) for v in values.T]
+    pooled = sum(p * (float(loss) - s) for p, loss, s in zip(pairs, (one, other), squares, strict=True)) / sum(pairs)
+    both = value_contrast_loss(values, rewards=rewards, group_index=GROUPS)
+    assert float(both) == pytest.approx(pooled + sum(squares) / 2, rel=1e-5)
+
+
+def test_ranking_counts_unequal_pairs_of_a_group_alone() -> None:
+    opinions = torch.tensor([1.0, 2.0, 3.0, 9.0, 8.0, 7.0])
+    rewards = torch.tensor([0.0, 0.5, 0.5, 1.0, 1.0, 2.0])  # pairs: 1>0, 2>0 right; 5>3, 5>4 wrong
+    assert ranking(opinions, rewards, GROUPS) == 0.5
+    assert ranking(opinions[:, None].repeat(1, 2), torch.stack([rewards, -rewards], 1), GROUPS) == 0.5
+    assert math.isnan(ranking(opinions, torch.zeros(6), GROUPS))
 
 
 def test_contrast_does_not_see_a_constant_added_to_a_groups_rewards() -> None:

@@ -1,9 +1,9 @@
 """The surrogate reward behind one interface: what an update is, and which way it sends the student.
 
 Two families: ``VelocitySurrogate`` is the publication's, group Bradley-Terry on a velocity (E9); ``ValueSurrogate`` is
-a scalar head on the backbone, learnt by contrast in a group (E12a) or by regression (E12b). The recipe says which.
+a scalar value (`value_network`), learnt by contrast in a group (E12a) or by regression (E12b). The recipe says which.
 
-Axis legend: B samples, C/H/W latent.
+Axis legend: B samples, M prompts held against each, C/H/W latent.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.networks import adam, descend, follow, mean_of
+from trainer.algorithms.value_network import ValueNetwork
 from trainer.diffusion.flow import boundary_velocity_target, clean_prediction, guided_velocity
 from trainer.losses.denoising import denoising_error
 from trainer.losses.group_bradley_terry import group_bradley_terry_loss
@@ -27,7 +28,7 @@ from trainer.losses.student import RunningRms, value_direction, velocity_reward_
 from trainer.losses.value import value_contrast_loss, value_gradient, value_regression_loss
 from trainer.models.sd3 import Conditioning, Sd3Family
 
-__all__ = ["Renoised", "Surrogate", "ValueNetwork", "ValueSurrogate", "VelocitySurrogate", "build_surrogate", "ranking"]
+__all__ = ["Renoised", "Surrogate", "ValueSurrogate", "VelocitySurrogate", "build_surrogate", "ranking"]
 
 
 @dataclass(frozen=True)
@@ -162,23 +163,6 @@ class VelocitySurrogate:
         self._updates = int(state["updates"])
 
 
-class ValueNetwork(nn.Module):
-    """V(x_tau, tau, prompt): a linear head on the mean of a transformer's last hidden tokens."""
-
-    def __init__(self, family: Sd3Family):
-        super().__init__()
-        self._features = family.features
-        self.backbone = family.new_transformer()
-        self.head = nn.Linear(family.feature_width, 1).to(family.device)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> Tensor:
-        """Values [B] float32 of x_tau [B, C, H, W] at tau [B]."""
-        features = self._features(self.backbone, x_tau, tau, cond)
-        return self.head(features.float().mean(dim=1)).squeeze(-1)  # type: ignore[no-any-return]
-
-
 class ValueSurrogate:
     """A scalar value of noised boundaries, whose gradient is the direction (E12)."""
 
@@ -186,7 +170,7 @@ class ValueSurrogate:
 
     def __init__(self, recipe: AlgorithmRecipe, family: Sd3Family, *, warm: Path | None = None):
         self._settings, self._student = recipe.surrogate, recipe.student
-        self.network = ValueNetwork(family)
+        self.network = ValueNetwork(family, num_blocks=self._settings.value_blocks)
         if warm is not None:
             self.load(warm)
         self.optimizer: torch.optim.Optimizer = adam(self.network, self._settings.optimizer)
@@ -197,22 +181,32 @@ class ValueSurrogate:
 
         Raises:
             FileNotFoundError: if there are none; the message says which command makes them.
+            ValueError: if they are another network's.
         """
         if not file.exists():
             raise FileNotFoundError(
                 f"no warm surrogate at {file}: `rewardmesh world fit-surrogate` makes it, or start from the teacher "
                 "with --set algorithm.surrogate.initial_weights=teacher"
             )
-        self.network.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
+        try:
+            self.network.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
+        except RuntimeError as error:
+            raise ValueError(
+                f"the warm surrogate at {file} is of another network than this backbone and value_blocks: "
+                "`rewardmesh world fit-surrogate` makes one"
+            ) from error
 
     def save(self, file: Path) -> None:
         """Writes the network in half precision."""
         save_file({name: t.detach().half().contiguous() for name, t in self.network.state_dict().items()}, file)
 
     def step(self, at: Renoised, *, rewards: Tensor, advantages: Tensor) -> dict[str, float]:  # noqa: ARG002
-        """One update, on fresh groups and stored ones alike; the advantage is not used."""
+        """One update, on fresh groups and stored ones alike; the advantage is not used.
+
+        Several prompts may be held against each sample: `at.cond.tokens` [B, M, L, D], then rewards are [B, M].
+        """
         settings = self._settings
-        values = self.network(at.x_tau, at.tau, at.cond)
+        values = self.network(at.x_tau, at.tau, at.cond.tokens)
         if settings.form == "value_contrast":
             loss = value_contrast_loss(
                 values, rewards=rewards, group_index=at.group_index, square_weight=settings.value_square_weight
@@ -229,14 +223,14 @@ class ValueSurrogate:
     @torch.no_grad()
     def opinions(self, at: Renoised) -> Tensor:
         """The values themselves."""
-        values: Tensor = self.network(at.x_tau, at.tau, at.cond)
+        values: Tensor = self.network(at.x_tau, at.tau, at.cond.tokens)
         return values
 
     def direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, None]:
         """The value's gradient, brought to the recipe's size; its normaliser is the guided teacher's."""
         with torch.enable_grad():
             leaf = x_tau.detach().requires_grad_(True)
-            gradient = value_gradient(self.network(leaf, tau, cond), leaf)
+            gradient = value_gradient(self.network(leaf, tau, cond.tokens), leaf)
         size = self._rms.update(gradient)
         scale, clip = self._student.reward_scale, self._student.reward_clip
         return value_direction(gradient, rms=size, scale=scale, clip=clip), None
@@ -252,7 +246,11 @@ class ValueSurrogate:
 
 
 def ranking(opinions: Tensor, rewards: Tensor, group_index: Tensor) -> float:
-    """Share of unequal pairs of a group that the surrogate orders as the rewards do; 0.5 is chance, NaN is no pair."""
-    better = (rewards[:, None] > rewards[None, :]) & (group_index[:, None] == group_index[None, :])
+    """Share of unequal pairs of a group that the surrogate orders as the rewards do; 0.5 is chance, NaN is no pair.
+
+    Opinions and rewards are [B], or [B, M] where several prompts are held against each sample.
+    """
+    same = (group_index[:, None] == group_index[None, :]).reshape(*[len(group_index)] * 2, *[1] * (rewards.ndim - 1))
+    better = (rewards[:, None] > rewards[None, :]) & same
     agreed = (opinions[:, None] > opinions[None, :]) & better
     return float(agreed.sum() / better.sum()) if bool(better.any()) else float("nan")

@@ -36,7 +36,7 @@ class TdmR1(Tdm):
 
     def surrogate_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the surrogate, at a boundary and a level drawn for each group."""
-        at, k_next = self._renoised(batch)
+        at, k_next = self.renoised(batch)
         device = self.family.device
         return self.surrogate.step(
             at, rewards=batch.rewards_at(k_next).to(device), advantages=batch.advantages_at(k_next).to(device)
@@ -44,10 +44,10 @@ class TdmR1(Tdm):
 
     def surrogate_ranking(self, batch: TrajectoryBatch) -> float:
         """Share of unequal pairs of a group that the surrogate orders rightly, at boundaries drawn as for an update."""
-        at, k_next = self._renoised(batch)
+        at, k_next = self.renoised(batch)
         return ranking(self.surrogate.opinions(at), batch.rewards_at(k_next).to(self.family.device), at.group_index)
 
-    def _renoised(self, batch: TrajectoryBatch) -> tuple[Renoised, Tensor]:
+    def renoised(self, batch: TrajectoryBatch) -> tuple[Renoised, Tensor]:
         """Each group's boundary k+1 at a level above it, noise shared; and k+1 [B] on the CPU."""
         device = self.family.device
         steps = draw_boundary_steps(batch.num_groups, self.num_steps, rng=self.rng)

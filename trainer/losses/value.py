@@ -33,14 +33,15 @@ def value_contrast_loss(values: Tensor, *, rewards: Tensor, group_index: Tensor,
     Equation: loss = sum_ij max(r_i - r_j, 0) * softplus(V_j - V_i) / sum_ij max(r_i - r_j, 0) + 0.001 * mean(V^2)
               over pairs i, j of one group, whose noise and tau are shared   (E12a)
     Without any unequal pair only the last term is left.
-    Shapes:   values, rewards [B]; group_index [B] int64; returns a scalar, float32
+    Shapes:   values, rewards [B], or [B, M] where each of M prompts is held against every sample and makes pairs of
+              its own; group_index [B] int64; returns a scalar, float32
     Raises:   ValueError if shapes differ
     """
-    if values.shape != rewards.shape or values.shape != group_index.shape or values.ndim != 1:
-        raise ValueError("values, rewards and group_index must all be [B]")
-    values, rewards = values.float(), rewards.detach().float()
+    if values.shape != rewards.shape or values.shape[:1] != group_index.shape or values.ndim not in (1, 2):
+        raise ValueError("values and rewards must both be [B] or [B, M], and group_index [B]")
+    values, rewards = (table.float().reshape(len(table), -1) for table in (values, rewards.detach()))
     better = (rewards[:, None] - rewards[None, :]).clamp(min=0)
-    better = better * (group_index[:, None] == group_index[None, :])
+    better = better * (group_index[:, None] == group_index[None, :])[..., None]
     mistaken = functional.softplus(values[None, :] - values[:, None])
     contrast = (better * mistaken).sum() / better.sum().clamp(min=torch.finfo(torch.float32).tiny)
     return contrast + square_weight * values.square().mean()

@@ -7,6 +7,7 @@ The tiny pipeline of the shapes world and SD3.5-M differ by the folder alone. Kn
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class Sd3Family:
 
     def velocity(self, transformer: Callable[..., Any], x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
         """What a transformer predicts (E2): x [B, C, H, W], sigma [B] -> [B, C, H, W] float32."""
-        with self._attention(), self.autocast():
+        with self.attention(), self.autocast():
             predicted = transformer(
                 hidden_states=x,
                 timestep=timestep_from_sigma(sigma),
@@ -152,7 +153,7 @@ class Sd3Family:
         """The family's precision; on the CPU, too."""
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision != torch.float32)
 
-    def _attention(self) -> AbstractContextManager[None]:
+    def attention(self) -> AbstractContextManager[None]:
         """Attention by plain matrix products on the CPU, where the fused kernel's backward is slow on short sequences.
 
         On a hundred sequences of 45 tokens in bfloat16 it took 29 ms against 4, and two fifths of a training step.
@@ -161,16 +162,37 @@ class Sd3Family:
 
     @property
     def feature_width(self) -> int:
-        """D of ``features``."""
+        """D of ``trunk_tokens``."""
         return int(self.teacher.inner_dim)
 
-    def features(self, transformer: torch.nn.Module, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        """The last hidden picture tokens of a transformer, [B, N, D], which its velocity is a linear map of."""
+    @property
+    def text_width(self) -> int:
+        """D of ``Conditioning.tokens``."""
+        return int(self.teacher.config.joint_attention_dim)
+
+    def new_trunk(self, num_blocks: int | None = None) -> SD3Transformer2DModel:
+        """A trainable copy of the teacher's first blocks, three fifths of them by default, to read features from.
+
+        Raises:
+            ValueError: if the teacher has not so many.
+        """
+        blocks = len(self.teacher.transformer_blocks)
+        kept = math.ceil(0.6 * blocks) if num_blocks is None else num_blocks
+        if not 1 <= kept <= blocks:
+            raise ValueError(f"a trunk of {kept} blocks was asked for, and the backbone has {blocks}")
+        trunk = self.new_transformer()
+        trunk.transformer_blocks = trunk.transformer_blocks[:kept]
+        for unused in (trunk.norm_out, trunk.proj_out):
+            unused.requires_grad_(False)
+        return trunk
+
+    def trunk_tokens(self, trunk: SD3Transformer2DModel, x: Tensor, sigma: Tensor) -> Tensor:
+        """A trunk's last hidden picture tokens under the empty prompt: x [B, C, H, W], sigma [B] -> [B, N, D]."""
         kept: list[Tensor] = []
-        norm_out: torch.nn.Module = transformer.get_submodule("norm_out")
-        hook = norm_out.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+        last: torch.nn.Module = trunk.transformer_blocks[-1]
+        hook = last.register_forward_hook(lambda _module, _inputs, output: kept.append(output[1]))
         try:
-            self.velocity(transformer, x, sigma, cond)
+            self.velocity(trunk, x, sigma, self.unconditional(len(x)))
         finally:
             hook.remove()
         return kept[0]

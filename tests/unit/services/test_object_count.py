@@ -57,6 +57,22 @@ def test_it_reads_rendered_pictures(oracle: ObjectCount, kind: str) -> None:
     assert passed >= 46  # 0.98 is measured on many more, in services/weights/README.md
 
 
+def test_a_picture_with_several_prompts_is_looked_at_once(oracle: ObjectCount, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [spec for spec in heldout_prompts() if spec.kind == "color_attr"][:3]
+    pictures = [picture_of(spec, i) for i, spec in enumerate(specs)]
+    pairs = [as_input(spec, picture, f"{i}") for picture in pictures for i, spec in enumerate(specs)]
+    alone = [oracle.score([pair])[0] for pair in pairs]
+    seen: list[int] = []
+    detect = oracle._detector.detect
+    monkeypatch.setattr(
+        oracle._detector, "detect", lambda given, **more: (seen.append(len(given)), detect(given, **more))[1]
+    )
+    together = oracle.score(pairs)
+    assert seen == [3]
+    assert [r.reward for r in together] == [r.reward for r in alone]
+    assert [r.reward for r in together[::4]] == [1.0] * 3 and len({r.reward for r in together}) > 1
+
+
 def test_it_explains_a_reward(oracle: ObjectCount) -> None:
     spec = next(spec for spec in heldout_prompts() if spec.kind == "color_attr")
     first, second = spec.checks["include"]

@@ -14,6 +14,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, FakeScoreSettings, SurrogateSettings
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.tdm_r1 import TdmR1
+from trainer.algorithms.value_network import ValueNetwork
 from trainer.diffusion.trajectory import sample_trajectory
 from trainer.models.sd3 import Sd3Family, read_sampling
 from trainer.worlds.shapes.prompts import train_prompts
@@ -88,6 +89,26 @@ def test_a_value_learns_how_much_blue_there_is_within_80_steps(family: Sd3Family
         algorithm.surrogate_step(learnt[step % len(learnt)])
     rankings = [algorithm.surrogate_ranking(batch) for batch in heldout for _ in range(3)]
     assert float(np.mean(rankings)) > 0.8
+
+
+def test_a_value_reads_several_prompts_as_it_reads_each_alone(family: Sd3Family) -> None:
+    torch.manual_seed(0)
+    network = ValueNetwork(family)
+    torch.nn.init.normal_(network.head.weight)
+    tokens = family.encode_prompts(["a circle", "a red star", 'the word "BAD"']).tokens
+    x, tau = torch.randn(2, *family.latent_shape), torch.tensor([0.3, 0.7])
+    together = network(x, tau, tokens.expand(2, -1, -1, -1))
+    alone = [network(x, tau, one.expand(2, -1, -1)) for one in tokens]
+    torch.testing.assert_close(together, torch.stack(alone, dim=1), atol=1e-3, rtol=1e-3)
+    assert (together.std(dim=1) > 0.01).all()
+
+
+def test_a_value_says_that_its_weights_are_another_networks(family: Sd3Family) -> None:
+    recipe = AlgorithmRecipe(surrogate=SurrogateSettings(value_blocks=1))
+    with pytest.raises(ValueError, match=r"surrogate\.safetensors is of another network.*fit-surrogate"):
+        TdmR1(recipe, family, weights=WEIGHTS)
+    with pytest.raises(ValueError, match="a trunk of 9 blocks was asked for, and the backbone has 5"):
+        ValueNetwork(family, num_blocks=9)
 
 
 def _blue_batch(algorithm: TdmR1, prompts: list[str], rng: torch.Generator) -> TrajectoryBatch:

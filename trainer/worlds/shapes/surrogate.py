@@ -1,13 +1,16 @@
 """Fits the warm surrogate of the shapes world on a bank of the student's own, oracle-scored rollouts.
 
-Owns the bank's collection and the fit; who scores is the caller's. The fit is the value form by contrast (E12a),
-through the same update that post-training makes.
+Owns the bank's collection and the fit; who scores is the caller's. Every picture is scored for many prompts of its
+kind, its own among them: what it is wrong for one prompt it is right for another, so that a few pictures teach what a
+prompt means. The loss is the value form by contrast (E12a), through the update that post-training makes.
+
+Axis legend: N pictures, M prompts that a picture is scored for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,85 +20,76 @@ from torch import Tensor
 
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.tdm_r1 import TdmR1
-from trainer.worlds.resumable import Bar, save_atomically
+from trainer.models.sd3 import Conditioning
+from trainer.worlds.resumable import Bar, Schedule, save_atomically
 from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
 from trainer.worlds.shapes.vocabulary import KINDS
 
-Score = Callable[[NDArray[np.uint8], Sequence[PromptSpec]], Sequence[float]]
-"""(pictures [N, H, W, 3], N prompts) -> N rewards in [0, 1]."""
+Score = Callable[[Sequence[NDArray[np.uint8]], Sequence[PromptSpec]], Sequence[float]]
+"""(N pictures [H, W, 3], N prompts) -> N rewards in [0, 1]; a picture that stands there again is the same object."""
 
 GROUP_SIZE = 12
-_GROUPS_AT_ONCE = 8
-_HELDOUT_GROUPS = 64
+_OWN_PROMPTS = 3
+_SCENE = _OWN_PROMPTS * GROUP_SIZE
+_PROMPTS_SCORED = 24
+_PROMPTS_LEARNT = 8
+_MIXED_SHARE = 0.6
+"""Share of the groups of a batch in which pictures of three prompts are contrasted: right and wrong lie far apart."""
+_SETS_PER_STEP = 8
+_HELDOUT_SCENES = 64
+_LEARNING_RATE = 8e-4
 
 
 @dataclass(frozen=True)
-class Bank:
-    """Scored rollouts: boundaries [N, K+1, C, H, W] float16, rewards [N], one prompt a group of ``GROUP_SIZE``."""
+class Scene:
+    """Three groups of one kind, and what their pictures are worth for each of up to ``_PROMPTS_SCORED`` prompts."""
 
-    boundaries: Tensor
-    rewards: Tensor
     prompts: list[str]
+    """M, those that the pictures were made for first."""
+    boundaries: Tensor
+    """[N, K+1, C, H, W] float16, group by group."""
+    rewards: Tensor
+    """[N, M] float32."""
 
-    @property
-    def num_groups(self) -> int:
-        return len(self.prompts)
-
-    def batch(self, groups: Sequence[int]) -> TrajectoryBatch:
-        """Whole groups, as an update takes them."""
-        rows = (torch.tensor(groups)[:, None] * GROUP_SIZE + torch.arange(GROUP_SIZE)).flatten()
-        rewards = self.rewards[rows]
-        return TrajectoryBatch(
-            boundaries=self.boundaries[rows].float(),
-            prompts=[self.prompts[g] for g in groups for _ in range(GROUP_SIZE)],
-            group_index=torch.arange(len(groups)).repeat_interleave(GROUP_SIZE),
-            rewards=rewards,
-            advantages=torch.zeros_like(rewards),
-        )
-
-    def informative(self, groups: Sequence[int]) -> list[int]:
-        """Those of ``groups`` whose rewards are not all equal."""
-        by_group = self.rewards.view(-1, GROUP_SIZE)
-        return [g for g in groups if by_group[g].max() > by_group[g].min()]
+    def group(self, index: int) -> tuple[Tensor, Tensor]:
+        """One group's boundaries, and its rewards for its own prompt."""
+        rows = slice(index * GROUP_SIZE, (index + 1) * GROUP_SIZE)
+        return self.boundaries[rows], self.rewards[rows, index]
 
 
-def collect_bank(work: Path, algorithm: TdmR1, score: Score, *, num_groups: int, seed: int = 0) -> Bank:
-    """Rolls out and scores groups of training prompts, each kind as likely as the next; the bank lies in ``work``."""
+def collect_bank(work: Path, algorithm: TdmR1, score: Score, *, num_scenes: int, seed: int = 0) -> list[Scene]:
+    """Rolls out and scores training prompts, each kind as likely as the next; the bank lies in ``work``."""
     file = work / "bank.pt"
     if file.exists():
-        state = torch.load(file, weights_only=True)
-        return Bank(state["boundaries"], state["rewards"], state["prompts"])
-    by_kind = [[p for p in train_prompts() if p.kind == kind] for kind in KINDS]
-    rng = torch.Generator().manual_seed(seed + 77)
-    boundaries: list[Tensor] = []
-    rewards: list[float] = []
-    prompts: list[str] = []
-    with Bar("bank", first=0, total=-(-num_groups // _GROUPS_AT_ONCE)) as advance:
-        while len(prompts) < num_groups:
-            kinds = torch.randint(len(KINDS), (_GROUPS_AT_ONCE,), generator=rng).tolist()
-            specs = [by_kind[k][int(torch.randint(len(by_kind[k]), (1,), generator=rng))] for k in kinds]
-            trajectory = algorithm.rollout([s.prompt for s in specs], GROUP_SIZE, rng)
-            pictures = algorithm.family.decode(trajectory.latents).numpy()
-            scored = score(pictures, [s for s in specs for _ in range(GROUP_SIZE)])
-            boundaries.append(trajectory.boundaries.half())
-            rewards += scored
-            prompts += [s.prompt for s in specs]
-            advance({"reward": float(np.mean(scored))})
-    bank = Bank(torch.cat(boundaries), torch.tensor(rewards, dtype=torch.float32), prompts)
-    save_atomically({"boundaries": bank.boundaries, "rewards": bank.rewards, "prompts": prompts}, file)
-    return bank
+        return [Scene(**fields) for fields in torch.load(file, weights_only=True)["scenes"]]
+    by_kind = {kind: [p for p in train_prompts() if p.kind == kind] for kind in KINDS}
+    rng = np.random.default_rng((seed, 77))
+    draws = torch.Generator().manual_seed(seed + 77)
+    scenes: list[Scene] = []
+    with Bar("bank", first=0, total=num_scenes) as advance:
+        while len(scenes) < num_scenes:
+            known = by_kind[str(rng.choice(KINDS))]
+            chosen = rng.choice(len(known), size=min(_PROMPTS_SCORED, len(known)), replace=False)
+            specs = [known[int(i)] for i in chosen]
+            trajectory = algorithm.rollout([s.prompt for s in specs[:_OWN_PROMPTS]], GROUP_SIZE, draws)
+            pictures = list(algorithm.family.decode(trajectory.latents).numpy())
+            scored = score([p for p in pictures for _ in specs], specs * len(pictures))
+            rewards = torch.tensor(scored, dtype=torch.float32).view(len(pictures), len(specs))
+            scenes.append(Scene([s.prompt for s in specs], trajectory.boundaries.half(), rewards))
+            own = [scenes[-1].group(i)[1] for i in range(_OWN_PROMPTS)]
+            advance({"reward": float(torch.cat(own).mean())})
+    save_atomically({"scenes": [vars(scene) for scene in scenes]}, file)
+    return scenes
 
 
-def fit_surrogate(
-    work: Path, algorithm: TdmR1, bank: Bank, *, num_steps: int, groups_per_step: int = 8, seed: int = 0
-) -> float:
-    """Trains, or goes on training, the surrogate on all but the last 64 groups; returns its ranking of those.
+def fit_surrogate(work: Path, algorithm: TdmR1, bank: Sequence[Scene], *, num_steps: int, seed: int = 0) -> float:
+    """Trains, or goes on training, the surrogate on all but the last 64 scenes; returns its ranking of those.
 
-    The ranking is the share of unequal pairs ordered rightly, over all boundaries, at freshly drawn levels.
+    The ranking is the share of unequal pairs of a group, for its own prompt, that are ordered rightly: over all
+    boundaries, at freshly drawn levels.
     """
     checkpoint = work / "surrogate.pt"
-    heldout = bank.informative(range(bank.num_groups - _HELDOUT_GROUPS, bank.num_groups))
-    usable = bank.informative(range(bank.num_groups - _HELDOUT_GROUPS))
+    schedule = Schedule(num_steps=num_steps, learning_rate=_LEARNING_RATE, warmup_steps=50)
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -103,19 +97,68 @@ def fit_surrogate(
         first = int(state["step"])
     with Bar("surrogate", first=first, total=num_steps) as advance:
         for step in range(first, num_steps):
-            rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            chosen = [usable[i] for i in torch.randperm(len(usable), generator=rng)[:groups_per_step].tolist()]
-            advance(algorithm.surrogate_step(bank.batch(chosen)))
-            if (step + 1) % 50 == 0 or step + 1 == num_steps:
+            for group in algorithm.surrogate.optimizer.param_groups:
+                group["lr"] = schedule.rate(step)
+            rng = np.random.default_rng((seed, step))
+            scenes = [bank[int(i)] for i in rng.integers(len(bank) - _HELDOUT_SCENES, size=_SETS_PER_STEP)]
+            advance(_step(algorithm, scenes, rng))
+            if (step + 1) % 100 == 0 or step + 1 == num_steps:
                 save_atomically({"algorithm": algorithm.state_dict(), "step": step + 1}, checkpoint)
-    return heldout_ranking(algorithm, bank, heldout)
+    return heldout_ranking(algorithm, bank[-_HELDOUT_SCENES:])
 
 
-def heldout_ranking(algorithm: TdmR1, bank: Bank, groups: Sequence[int], *, rounds: int = 4) -> float:
-    """Mean ranking of ``groups`` by the surrogate as it stands; nothing is learnt from them."""
+def heldout_ranking(algorithm: TdmR1, scenes: Sequence[Scene]) -> float:
+    """Mean ranking of the scenes' groups by the surrogate as it stands; nothing is learnt from them."""
     rankings = [
-        algorithm.surrogate_ranking(bank.batch(groups[start : start + 8]))
-        for _ in range(rounds)
-        for start in range(0, len(groups), 8)
+        algorithm.surrogate_ranking(_batch([scene.group(i)[0]], [scene.prompts[i]], scene.group(i)[1]))
+        for _ in range(4)
+        for scene in scenes
+        for i in range(_OWN_PROMPTS)
     ]
     return float(np.nanmean(rankings))
+
+
+def _step(algorithm: TdmR1, scenes: Sequence[Scene], rng: np.random.Generator) -> dict[str, float]:
+    """One update on a set of twelve pictures of each scene, each held against eight prompts."""
+    boundaries, prompts, rewards = [], [], []
+    for scene in scenes:
+        rows, own = _pictures(rng)
+        columns = _columns(scene.rewards[rows], own)
+        boundaries.append(scene.boundaries[rows])
+        prompts.append([scene.prompts[i] for i in columns])
+        rewards.append(scene.rewards[rows][:, columns])
+    table = torch.cat(rewards)
+    at, _ = algorithm.renoised(_batch(boundaries, [p[0] for p in prompts], table[:, 0]))
+    asked = algorithm.family.encode_prompts([prompt for several in prompts for prompt in several])
+    by_set = Conditioning(*(t.unflatten(0, (len(scenes), _PROMPTS_LEARNT)) for t in (asked.tokens, asked.pooled)))
+    rewards_on_device = table.to(algorithm.family.device)
+    several = replace(at, cond=by_set.repeat_interleave(GROUP_SIZE))
+    return algorithm.surrogate.step(several, rewards=rewards_on_device, advantages=rewards_on_device)
+
+
+def _pictures(rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Twelve rows of a scene, all of one group or four of each, and the columns of the prompts they were made for."""
+    if rng.random() < _MIXED_SHARE:
+        four = GROUP_SIZE // _OWN_PROMPTS
+        picked = [rng.permutation(GROUP_SIZE)[:four] + group * GROUP_SIZE for group in range(_OWN_PROMPTS)]
+        return np.concatenate(picked).tolist(), list(range(_OWN_PROMPTS))
+    group = int(rng.integers(_OWN_PROMPTS))
+    return list(range(group * GROUP_SIZE, (group + 1) * GROUP_SIZE)), [group]
+
+
+def _columns(rewards: Tensor, own: Sequence[int]) -> list[int]:
+    """The pictures' own prompts, then those for which rewards [N, M] differ most; again from the first if too few."""
+    by_spread = rewards.std(dim=0).argsort(descending=True).tolist()
+    order = [*own, *(column for column in by_spread if column not in own)]
+    return [order[i % len(order)] for i in range(_PROMPTS_LEARNT)]
+
+
+def _batch(boundaries: Sequence[Tensor], prompts: Sequence[str], rewards: Tensor) -> TrajectoryBatch:
+    """Sets of ``GROUP_SIZE`` pictures, as an update takes them."""
+    return TrajectoryBatch(
+        boundaries=torch.cat(list(boundaries)).float(),
+        prompts=[prompt for prompt in prompts for _ in range(GROUP_SIZE)],
+        group_index=torch.arange(len(boundaries)).repeat_interleave(GROUP_SIZE),
+        rewards=rewards,
+        advantages=torch.zeros_like(rewards),
+    )
