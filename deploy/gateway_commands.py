@@ -1,4 +1,4 @@
-"""`rewardmesh token …`, `oracle …` and `dead-letter …`: what the gateway's routes do, from a shell on the deployment.
+"""`rewardmesh token …`, `oracle …`, `dead-letter …` and `amend`: the gateway's routes from a shell.
 
 They call the same functions as the routes, directly on the buffer (REDIS_URL, or the running stack's): who has the
 buffer's URL may do all of this anyway, it needs no gateway that runs, and it is how the first token comes to be. The
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from services.gateway.context import Gateway
 
-__all__ = ["dead_letter", "oracle", "token"]
+__all__ = ["amend_run", "dead_letter", "oracle", "token"]
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound="BaseModel")
@@ -217,6 +217,23 @@ def check_oracle(url: Url, deadline_s: Annotated[float, typer.Option(min=0.1)] =
     report = asyncio.run(run())
     typer.echo(str(report))
     raise typer.Exit(0 if report.passed else 1)
+
+
+def amend_run(run: str, oracle: str, *, overrides: list[str], wait_s: float) -> None:
+    """`rewardmesh amend`. Idempotent. Raises: UnknownRun, UnknownOracle; RecipeError, also for a trainer's refusal."""
+    from rewardmesh.wire.errors import RecipeError
+    from services.gateway import amending
+    from services.gateway.audit import OPERATOR
+    from trainer.recipe import parse_oracle_use
+
+    run_id, use = Path(run).name, parse_oracle_use(oracle, overrides)
+    ruling = _on_buffer(lambda gateway: amending.ask(gateway, run_id, use, actor=OPERATOR, wait_s=wait_s))
+    if ruling.refused:
+        raise RecipeError(ruling.refused, f"run {run_id}", "its recipe and amendments.jsonl are in its folder")
+    if ruling.is_pending:
+        typer.echo(f"{run_id} was asked; it decides before its next rollout: the same command again says what")
+    else:
+        typer.echo(f"{run_id} learns from {oracle} from iteration {ruling.from_iteration} on")
 
 
 @dead_letter.command("list")
