@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, FilePath, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rewardmesh.wire.errors import RewardmeshError
@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     """Where oracles and a local Ray listen: loopback, unless other machines or containers must reach them."""
     advertised_host: str | None = None
     """Name under which others reach this host; unset: where the oracles listen."""
+    tls_cert_file: FilePath | None = None
+    """A certificate (chain) with which oracles and gateway speak TLS, as files of the head's machine; unset: HTTP."""
+    tls_key_file: FilePath | None = None
+    """The certificate's private key."""
     dashboard_port: int = Field(default=8265, ge=0, le=65535)
     serve_port: int = Field(default=8000, ge=0, le=65535)
     ray_port: int = Field(default=0, ge=0, le=65535)
@@ -73,6 +77,12 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> Settings:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("REWARDMESH_TLS_CERT_FILE and REWARDMESH_TLS_KEY_FILE go together")
+        return self
+
     @property
     def state_dir(self) -> Path:
         return self.run_root / ".stack"
@@ -91,6 +101,11 @@ class Settings(BaseSettings):
         """Where the oracles are reached; an address that means "all interfaces" is none to call."""
         everywhere = self.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
         return self.advertised_host or ("127.0.0.1" if everywhere else self.host)
+
+    def serve_url(self, port: int) -> str:
+        """Where oracles and gateway are reached."""
+        scheme = "http" if self.tls_cert_file is None else "https"
+        return f"{scheme}://{self.reachable_host}:{port}"
 
     @property
     def outgoing_networks(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rewardmesh.kit.app import build_app
 from tests.contract.conftest import Server
 from tests.unit.services.gateway.conftest import Blue, Front, serving
 from tests.unit.trainer.conftest import PROMPTS, RECIPE, ToyAlgorithm, toy_decode
-from trainer.loop import Loop
+from trainer.loop import Loop, RunOutcome
 from trainer.recipe import parse_recipe
 from trainer.run_folder import RunFolder
 from trainer.training_process import open_buffer_feedback
@@ -27,23 +27,34 @@ FEEDBACK = "feedback={oracles: [{name: blue}], wait_s: 60}"
 class Training:
     """A real loop over the toy, in a thread, on the buffer; its lines of metrics as they come."""
 
+    task: asyncio.Task[RunOutcome]
     folder: Path
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[dict[str, Any]]
 
     async def until(self, iteration: int) -> None:
-        while len(self.lines) < iteration:  # noqa: ASYNC110 - they come from a thread
+        while len(self.lines) < iteration:
+            assert not self.task.done(), self.task.result()
             await asyncio.sleep(0.01)
 
 
 @pytest.fixture
-async def training(front: Front, blue: str, worker: object, buffer: Server, tmp_path: Path) -> AsyncIterator[Training]:
+async def green() -> AsyncIterator[str]:
+    """A second oracle, which nobody has registered; it is there for longer than the training."""
+    async with serving(build_app(Blue(name="green"))) as url:
+        yield url
+
+
+@pytest.fixture
+async def training(
+    front: Front, blue: str, green: str, worker: object, buffer: Server, tmp_path: Path
+) -> AsyncIterator[Training]:
     async with front.client("admin") as client:
         assert (await client.post("/v1/oracles", json={"url": blue})).status_code == 201
     recipe = parse_recipe(RECIPE, which="toy", overrides=[FEEDBACK, "run.iterations=10000", "run.checkpoint_every=100"])
     folder = RunFolder(tmp_path / "run-1")
     folder.adopt(recipe)
-    run = Training(folder.path)
     feedback = await asyncio.to_thread(open_buffer_feedback, recipe.feedback, run_id=folder.run_id, url=buffer.url)
+    lines: list[dict[str, Any]] = []
     loop = Loop(
         recipe,
         ToyAlgorithm(),
@@ -51,19 +62,21 @@ async def training(front: Front, blue: str, worker: object, buffer: Server, tmp_
         prompts=PROMPTS,
         feedback=feedback,
         folder=folder,
-        sinks=[lambda line: run.lines.append(dict(line))],
+        sinks=[lambda line: lines.append(dict(line))],
     )
     task = asyncio.create_task(asyncio.to_thread(loop.run))
-    yield run
+    yield Training(task, folder.path, lines)
     loop.request_stop()
     await task
     await asyncio.to_thread(feedback.close)
 
 
-async def test_an_oracle_is_registered_in_one_call_and_joins_in_one_call(front: Front, training: Training) -> None:
+async def test_an_oracle_is_registered_in_one_call_and_joins_in_one_call(
+    front: Front, green: str, training: Training
+) -> None:
     await training.until(2)
-    async with front.client("admin") as client, serving(build_app(Blue(name="green"))) as url:
-        assert (await client.post("/v1/oracles", json={"url": url})).status_code == 201
+    async with front.client("admin") as client:
+        assert (await client.post("/v1/oracles", json={"url": green})).status_code == 201
         use = {"name": "green", "weight": 2.0, "normalisation": "group_std", "on_missing": {"then": "mask"}}
         answer = await client.post("/v1/runs/run-1/amendments", json=use, params={"wait_s": 30})
         assert answer.status_code == 200, answer.text
