@@ -46,7 +46,7 @@ from services.gateway.audit import OPERATOR
 from services.gateway.context import open_gateway
 from services.gateway.tokens import TokenRequest
 
-__all__ = ["Fuzzed", "fuzz", "gateway", "oracle_app"]
+__all__ = ["Fuzzed", "Target", "fuzz", "gateway", "oracle_app", "served"]
 
 #: What a document cannot say: that a name is not known, or that no oracle answers at a well-formed URL.
 NOT_CHECKED = ("positive_data_acceptance",)
@@ -90,7 +90,7 @@ def gateway(redis_url: str) -> Iterator[Target]:
             return (await opened.tokens.create(wanted, actor=OPERATOR))[1]
 
     token = asyncio.run(prepare())
-    with _served(build_gateway(redis_url, OutgoingPolicy())) as url:
+    with served(build_gateway(redis_url, OutgoingPolicy())) as url:
         yield Target(url, "/v1/openapi.json", token)
 
 
@@ -102,7 +102,7 @@ def oracle_app() -> Iterator[Target]:
     def blue(pictures: Any, prompts: Any, checks: Any) -> list[float]:  # noqa: ARG001 - the kit's signature
         return [float(picture[..., 2].mean() / 255) for picture in pictures]
 
-    with _served(build_app(blue, token="an-oracle-s-token")) as url:  # noqa: S106 - of this benchmark alone
+    with served(build_app(blue, token="an-oracle-s-token")) as url:  # noqa: S106 - of this benchmark alone
         yield Target(url, "/openapi.json", "an-oracle-s-token")
 
 
@@ -151,7 +151,7 @@ def _with_each(cases: SearchStrategy[Case], examples: int, ask: Callable[[Case],
 
 
 @contextmanager
-def _served(app: FastAPI) -> Iterator[str]:
+def served(app: FastAPI) -> Iterator[str]:
     """The app behind uvicorn, in a thread."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)

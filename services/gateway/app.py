@@ -37,6 +37,7 @@ def build_gateway(redis_url: str, policy: OutgoingPolicy, *, max_body_bytes: int
         docs_url=None,
         redoc_url=None,
         responses=FAULTS,
+        generate_unique_id_function=lambda route: route.name,  # what a generated client calls its functions
     )
     for part in (status, oracles, amending, scoring, late, dead_letters, emulations):
         app.include_router(part.router)

@@ -104,7 +104,7 @@ async def list_dead_letters(
 @router.get("/{letter_id}")
 async def show_dead_letter(
     request: Request,
-    token: Admin,  # noqa: ARG001
+    token: Admin,  # noqa: ARG001 - the scope is all
     run_id: RunId,
     name: OracleName,
     letter_id: LetterId,

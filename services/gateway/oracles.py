@@ -51,7 +51,7 @@ async def list_oracles(request: Request, token: Look) -> list[OracleView]:  # no
 
 
 @router.get("/oracles/{name}")
-async def show_oracle(request: Request, token: Look, name: OracleName) -> OracleView:  # noqa: ARG001
+async def show_oracle(request: Request, token: Look, name: OracleName) -> OracleView:  # noqa: ARG001 - the scope is all
     """One oracle: where it is, what it bears, how its breaker stands."""
     gateway: Gateway = request.app.state.gateway
     return await view(gateway, await gateway.registry.oracle(name))
