@@ -111,16 +111,26 @@ def is_healthy(url: str) -> bool:
 
 
 def register_oracles(redis_url: str, *, serve_url: str) -> str:
-    """Asks each oracle what it is and writes down where it is. Returns their names and versions."""
+    """Asks each oracle what it is and writes down where it is. Returns their names and versions.
+
+    What an operator made of one that is known (its limits, its state) stays.
+    """
     infos = [ask_oracle(oracle_url(serve_url, name)) for name in ORACLES]
+
+    from services.gateway.audit import OPERATOR, Audit
 
     async def register() -> None:
         client = await connect(redis_url)
         try:
+            registry, audit = Registry(client), Audit(client)
+            known = {endpoint.name: endpoint for endpoint in await registry.oracles()}
             for info in infos:
-                url = oracle_url(serve_url, info.name)
-                endpoint = OracleEndpoint(name=info.name, url=url, version=info.version, max_batch=info.max_batch)
-                await Registry(client).put_oracle(endpoint)
+                said = {"url": oracle_url(serve_url, info.name), "version": info.version}
+                new = OracleEndpoint.model_validate({"name": info.name, "max_batch": info.max_batch, **said})
+                endpoint = known[info.name].model_copy(update=said) if info.name in known else new
+                await registry.put_oracle(endpoint)
+                if endpoint != known.get(info.name):
+                    await audit.record(OPERATOR, "oracle.register", info.name, **said)
         finally:
             await client.aclose()
 

@@ -40,9 +40,8 @@ def start_serve(settings: Settings, *, port: int) -> None:
     from ray.serve.config import HTTPOptions, ProxyLocation
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it would say, we say
-    files = {"ssl_keyfile": settings.tls_key_file, "ssl_certfile": settings.tls_cert_file}
-    tls = {name: str(file) for name, file in files.items() if file is not None}
-    options = HTTPOptions(host=settings.host, port=port, **tls)
+    certificate, key = settings.tls_files or (None, None)
+    options = HTTPOptions(host=settings.host, port=port, ssl_certfile=certificate, ssl_keyfile=key)
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
 
 

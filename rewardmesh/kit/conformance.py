@@ -156,9 +156,8 @@ class _Checking(Checking):
         results = await self._ask([encoded(grey(48), self._kinds[0])] * number)
         if fault := next((one for one in results if _is_fault(one)), None):
             return False, f"a batch of {number} pictures: {_shown(fault)}: declare the max_batch that it can score"
-        return True, f"{number} pictures in one request" + (
-            " (not more are tried)" if number == MAX_BATCH_TRIED else ""
-        )
+        bound = " (not more are tried)" if number == MAX_BATCH_TRIED else ""
+        return True, f"one picture alone, {number} in one request{bound}"
 
     async def _other_name(self) -> Judged:
         assert self.info is not None
