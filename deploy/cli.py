@@ -120,15 +120,13 @@ def train(
 
 @app.command()
 def amend(
-    run: Annotated[str, typer.Argument(help="A run folder, or its name.")],
+    run: Annotated[str, typer.Argument(help="A run that is training: its name, or its folder.")],
     oracle: Annotated[str, typer.Argument(help="A registered oracle.")],
     overrides: Overrides = None,
+    wait_s: Annotated[float, typer.Option(min=0, help="How long to wait for the trainer's ruling.")] = 30.0,
 ) -> None:
     """Have a run that is training learn from one more oracle; `--set weight=0.5` says how."""
-    from deploy.commands import amend_run
-    from deploy.settings import load_settings
-
-    amend_run(load_settings(), run, oracle, overrides=overrides or [])
+    gateway_commands.amend_run(run, oracle, overrides=overrides or [], wait_s=wait_s)
 
 
 @app.command()

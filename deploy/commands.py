@@ -18,7 +18,7 @@ from deploy.weights import require_world
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.strict_json import dump_json
 
-__all__ = ["amend_run", "evaluate_run", "start_stack", "stop_here", "train_run", "world_commands"]
+__all__ = ["evaluate_run", "start_stack", "stop_here", "train_run", "world_commands"]
 
 
 def start_stack(settings: Settings, *, foreground: bool) -> None:
@@ -94,19 +94,6 @@ def train_run(
             raise
     typer.echo(f"{result.reason} after {result.iterations} iterations, {result.elapsed_s:.0f} s of training")
     typer.echo(f"measure it with `rewardmesh evaluate {folder.name}`")
-
-
-def amend_run(settings: Settings, run: str, oracle: str, *, overrides: list[str]) -> None:
-    """`rewardmesh amend`. Idempotent. Raises: RecipeError; what the trainer makes of it, it says in the run folder."""
-    from trainer.amendments import request_amendment
-    from trainer.recipe import parse_oracle_use
-
-    folder = find_run(settings.run_root, run)
-    amendment = request_amendment(folder, parse_oracle_use(oracle, overrides), requested_by="rewardmesh amend")
-    if amendment.from_iteration is not None:
-        typer.echo(f"{folder.name} learns from {oracle} from iteration {amendment.from_iteration} on")
-    else:
-        typer.echo(f"asked for; the trainer decides before its next rollout, and says so in {folder / 'status.json'}")
 
 
 def evaluate_run(settings: Settings, run: str, *, overrides: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`rewardmesh token …`, `oracle …` and `dead-letter …`: what the gateway's routes do, from a shell on the deployment.
+"""`rewardmesh token …`, `oracle …`, `dead-letter …` and `amend`: the gateway's routes from a shell.
 
 They call the same functions as the routes, directly on the buffer (REDIS_URL, or the running stack's): who has the
 buffer's URL may do all of this anyway, it needs no gateway that runs, and it is how the first token comes to be. The
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from services.gateway.context import Gateway
 
-__all__ = ["dead_letter", "oracle", "token"]
+__all__ = ["amend_run", "dead_letter", "oracle", "token"]
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound="BaseModel")
@@ -35,6 +36,12 @@ OracleName = Annotated[str, typer.Argument(metavar="ORACLE")]
 RunId = Annotated[str, typer.Argument(metavar="RUN")]
 LetterId = Annotated[str, typer.Argument(metavar="LETTER")]
 Url = Annotated[str, typer.Argument(metavar="URL")]
+Dialect = Annotated[str | None, typer.Option(help="Of a service that speaks another protocol.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="What such a service cannot say; may be given again."),
+]
+SecretFile = Annotated[Path | None, typer.Option(help="A file with the token that we send to it.")]
 
 
 def _on_buffer(call: Callable[[Gateway], Awaitable[T]]) -> T:
@@ -70,6 +77,26 @@ def _checked(model: type[ModelT], **given: Any) -> ModelT:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise typer.BadParameter(f"{place}: {first['msg']}" if place else first["msg"]) from error
+
+
+def _options(given: list[str] | None) -> dict[str, Any] | None:
+    """Options of a dialect: values are JSON, and text where they are none. Raises typer.BadParameter."""
+    if not given:
+        return None
+    options = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{one!r} is not of the form KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def _secret(file: Path | None) -> str | None:
+    return None if file is None else file.read_text().strip()
 
 
 @token.command("create")
@@ -121,19 +148,20 @@ def revoke_token(token_id: Annotated[str, typer.Argument(metavar="ID")]) -> None
 def add_oracle(
     url: Url,
     name: Annotated[str | None, typer.Option(help="What it is called; else what it calls itself.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="Of a service that speaks another protocol.")] = None,
+    dialect: Dialect = None,
+    option: Options = None,
     max_batch: Annotated[int | None, typer.Option()] = None,
     concurrency: Annotated[int | None, typer.Option()] = None,
     deadline_s: Annotated[float | None, typer.Option()] = None,
-    secret_file: Annotated[Path | None, typer.Option(help="A file with the token that we send to it.")] = None,
+    secret_file: SecretFile = None,
 ) -> None:
     """Check a service and register it."""
     from services.gateway import registering
     from services.gateway.audit import OPERATOR
 
     limits = {"max_batch": max_batch, "concurrency": concurrency, "deadline_s": deadline_s}
-    secret = None if secret_file is None else secret_file.read_text().strip()
-    wanted = _checked(registering.Registration, url=url, name=name, dialect=dialect, secret=secret, **limits)
+    service = {"url": url, "dialect": dialect, "options": _options(option), "secret": _secret(secret_file)}
+    wanted = _checked(registering.Registration, name=name, **service, **limits)
     endpoint = _on_buffer(lambda gateway: registering.register(gateway, wanted, actor=OPERATOR))
     typer.echo(f"{endpoint.name} {endpoint.version} is registered; workers ask it from now on")
 
@@ -200,23 +228,52 @@ def remove_oracle(name: OracleName) -> None:
 
 
 @oracle.command("test")
-def check_oracle(url: Url, deadline_s: Annotated[float, typer.Option(min=0.1)] = 30.0) -> None:
+def check_oracle(
+    url: Url,
+    dialect: Dialect = None,
+    option: Options = None,
+    max_batch: Annotated[int | None, typer.Option(help="Pictures in one request, of another dialect.")] = None,
+    deadline_s: Annotated[float, typer.Option(min=0.1)] = 30.0,
+    secret_file: SecretFile = None,
+) -> None:
     """Run the conformance check on a service and register nothing; needs no buffer. Status 1 if it fails."""
     import httpx
 
     from deploy.settings import load_settings
-    from rewardmesh.kit.conformance import check_conformance
+    from rewardmesh.kit.dialect_conformance import check_endpoint
     from rewardmesh.wire.outgoing import OutgoingPolicy, open_client
+    from services.gateway.registering import Registration
 
     policy = OutgoingPolicy.parse(load_settings().outgoing_networks)
+    service = {"url": url, "dialect": dialect, "options": _options(option), "max_batch": max_batch}
+    endpoint = _checked(Registration, deadline_s=deadline_s, **service).endpoint()
+    secret = _secret(secret_file)
+    headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
 
     async def run() -> Any:
-        async with open_client(policy, timeout=httpx.Timeout(deadline_s)) as http:
-            return await check_conformance(url, http=http, deadline_s=deadline_s)
+        async with open_client(policy, timeout=httpx.Timeout(deadline_s), headers=headers) as http:
+            return await check_endpoint(endpoint, http=http)
 
     report = asyncio.run(run())
     typer.echo(str(report))
     raise typer.Exit(0 if report.passed else 1)
+
+
+def amend_run(run: str, oracle: str, *, overrides: list[str], wait_s: float) -> None:
+    """`rewardmesh amend`. Idempotent. Raises: UnknownRun, UnknownOracle; RecipeError, also for a trainer's refusal."""
+    from rewardmesh.wire.errors import RecipeError
+    from services.gateway import amending
+    from services.gateway.audit import OPERATOR
+    from trainer.recipe import parse_oracle_use
+
+    run_id, use = Path(run).name, parse_oracle_use(oracle, overrides)
+    ruling = _on_buffer(lambda gateway: amending.ask(gateway, run_id, use, actor=OPERATOR, wait_s=wait_s))
+    if ruling.refused:
+        raise RecipeError(ruling.refused, f"run {run_id}", "its recipe and amendments.jsonl are in its folder")
+    if ruling.is_pending:
+        typer.echo(f"{run_id} was asked; it decides before its next rollout: the same command again says what")
+    else:
+        typer.echo(f"{run_id} learns from {oracle} from iteration {ruling.from_iteration} on")
 
 
 @dead_letter.command("list")

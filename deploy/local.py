@@ -166,7 +166,7 @@ class Stack:
     def _start_parts(self) -> None:
         settings = self.settings
         serve_port, dashboard_port = self._ports()
-        self._update(serve_url=f"http://{settings.reachable_host}:{serve_port}")
+        self._update(serve_url=settings.serve_url(serve_port))
         parts.require_weights()
         self._start_buffer()
         if settings.ray_address is not None:
@@ -260,7 +260,7 @@ class Stack:
         if not wanted:
             return
         with self.timings.part("serve", f"starting Ray Serve at {self.serve_url}"):
-            serving.start_serve(host=settings.host, port=serve_port)
+            serving.start_serve(settings, port=serve_port)
         names = ", ".join(part.name for part in wanted)
         with self.timings.part("services", f"starting {names}"):
             self._update(deployed=tuple(part.name for part in wanted))

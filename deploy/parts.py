@@ -105,22 +105,32 @@ def oracles_answer(redis_url: str) -> bool:
 def is_healthy(url: str) -> bool:
     """Whether the oracle there says that it is well."""
     try:
-        return httpx.get(f"{url}/v1/health", timeout=5.0, trust_env=False).status_code == httpx.codes.OK
+        return _get(f"{url}/v1/health", timeout_s=5.0).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
 
 def register_oracles(redis_url: str, *, serve_url: str) -> str:
-    """Asks each oracle what it is and writes down where it is. Returns their names and versions."""
+    """Asks each oracle what it is and writes down where it is. Returns their names and versions.
+
+    What an operator made of one that is known (its limits, its state) stays.
+    """
     infos = [ask_oracle(oracle_url(serve_url, name)) for name in ORACLES]
+
+    from services.gateway.audit import OPERATOR, Audit
 
     async def register() -> None:
         client = await connect(redis_url)
         try:
+            registry, audit = Registry(client), Audit(client)
+            known = {endpoint.name: endpoint for endpoint in await registry.oracles()}
             for info in infos:
-                url = oracle_url(serve_url, info.name)
-                endpoint = OracleEndpoint(name=info.name, url=url, version=info.version, max_batch=info.max_batch)
-                await Registry(client).put_oracle(endpoint)
+                said = {"url": oracle_url(serve_url, info.name), "version": info.version}
+                new = OracleEndpoint.model_validate({"name": info.name, "max_batch": info.max_batch, **said})
+                endpoint = known[info.name].model_copy(update=said) if info.name in known else new
+                await registry.put_oracle(endpoint)
+                if endpoint != known.get(info.name):
+                    await audit.record(OPERATOR, "oracle.register", info.name, **said)
         finally:
             await client.aclose()
 
@@ -131,8 +141,13 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
 def ask_oracle(url: str) -> OracleInfo:
     """What the oracle there says about itself. Raises OracleUnavailable."""
     try:
-        answer = httpx.get(f"{url}/v1/oracle", timeout=30.0, trust_env=False).raise_for_status()
+        answer = _get(f"{url}/v1/oracle", timeout_s=30.0).raise_for_status()
         return OracleInfo.model_validate_json(answer.content)
     except (httpx.HTTPError, ValueError) as error:
         advice = "see its log in the Ray dashboard"
         raise OracleUnavailable(f"an oracle does not say what it is: {error}", url, advice) from error
+
+
+def _get(url: str, *, timeout_s: float) -> httpx.Response:
+    """No proxy of the environment is asked; SSL_CERT_FILE names whom TLS trusts."""
+    return httpx.get(url, timeout=timeout_s, trust_env=False, verify=httpx.create_ssl_context())

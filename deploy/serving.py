@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploy.ray_head import RayUnavailable
+from deploy.settings import Settings
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -30,13 +31,18 @@ class ServedApplication:
     route_prefix: str | None
 
 
-def start_serve(*, host: str, port: int) -> None:
-    """Starts Serve on the connected cluster, its proxy on the head only. Where Serve already runs, nothing changes."""
+def start_serve(settings: Settings, *, port: int) -> None:
+    """Starts Serve on the connected cluster, its proxy on the head only; with TLS, if the settings name its files.
+
+    Where Serve already runs, nothing changes.
+    """
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it would say, we say
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=HTTPOptions(host=host, port=port))
+    certificate, key = settings.tls_files or (None, None)
+    options = HTTPOptions(host=settings.host, port=port, ssl_certfile=certificate, ssl_keyfile=key)
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
 
 
 def running() -> set[str]:

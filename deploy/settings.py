@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     """Where oracles and a local Ray listen: loopback, unless other machines or containers must reach them."""
     advertised_host: str | None = None
     """Name under which others reach this host; unset: where the oracles listen."""
+    tls_cert_file: Path | None = None
+    """A certificate (chain) on the head's machine, with which oracles and gateway speak TLS; unset: HTTP."""
+    tls_key_file: Path | None = None
+    """The certificate's private key."""
     dashboard_port: int = Field(default=8265, ge=0, le=65535)
     serve_port: int = Field(default=8000, ge=0, le=65535)
     ray_port: int = Field(default=0, ge=0, le=65535)
@@ -91,6 +95,26 @@ class Settings(BaseSettings):
         """Where the oracles are reached; an address that means "all interfaces" is none to call."""
         everywhere = self.host in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
         return self.advertised_host or ("127.0.0.1" if everywhere else self.host)
+
+    @property
+    def tls_files(self) -> tuple[str, str] | None:
+        """Certificate and key; None for HTTP.
+
+        Raises: SettingsError if one of the two is not set, or is no file of this machine and no Ray is joined.
+        """
+        names = f"{PREFIX}TLS_CERT_FILE and {PREFIX}TLS_KEY_FILE"
+        if self.tls_cert_file is None and self.tls_key_file is None:
+            return None
+        if self.tls_cert_file is None or self.tls_key_file is None:
+            raise SettingsError("only one of the files for TLS is set", names, "set both, or none")
+        for file in (self.tls_cert_file, self.tls_key_file):
+            if self.ray_address is None and not file.is_file():
+                raise SettingsError("a file for TLS is not there", str(file), f"check {names}")
+        return str(self.tls_cert_file), str(self.tls_key_file)
+
+    def serve_url(self, port: int) -> str:
+        """Where oracles and gateway are reached. Raises: SettingsError, as `tls_files`."""
+        return f"{'https' if self.tls_files else 'http'}://{self.reachable_host}:{port}"
 
     @property
     def outgoing_networks(self) -> str:

@@ -1,7 +1,6 @@
 """What moves work from the stream to an oracle and its rewards back.
 
     settings   where a worker runs and what bounds it
-    failures   the error classes of one call, each with its failure code
     policy     which failure is worth another attempt, and when
     validate   nothing that an oracle answers is believed before it is checked
     client     the HTTP protocol, from the caller's side
@@ -15,5 +14,6 @@
     process    one worker as a plain process (`python -m reward_workers`)
     serve      a few worker replicas as a Ray Serve application
 
-It does not own the oracles (`services`) nor what is learnt from rewards (`trainer`).
+It does not own what an oracle is asked and how that may fail (`rewardmesh.dialects`), the oracles (`services`), nor
+what is learnt from rewards (`trainer`).
 """

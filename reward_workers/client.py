@@ -2,8 +2,8 @@
 
 Deadline: every call ends within the oracle's `deadline_s`, whatever the other side does. Idempotency: the key is made
 of what is asked, so a repeated request carries the same one. Errors: every failure is raised as one of
-`reward_workers.failures`; nothing of httpx leaves this module, nor does the secret. Delivery: an oracle may be asked
-more than once. What a service is asked and how its answer reads is its dialect's business (`reward_workers.dialects`).
+`rewardmesh.dialects.failures`; nothing of httpx leaves this module, nor does the secret. Delivery: an oracle may be
+asked more than once. What a service is asked and how its answer reads is its dialect's (`rewardmesh.dialects`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
-from reward_workers.dialects import open_dialect
-from reward_workers.dialects.dialect import Asked, Dialect, Request
-from reward_workers.failures import (
+from reward_workers.pictures import fit_pictures
+from reward_workers.retry_after import parse_retry_after
+from reward_workers.validate import check_results
+from rewardmesh.dialects import open_dialect
+from rewardmesh.dialects.dialect import Asked, Dialect, Request
+from rewardmesh.dialects.failures import (
     CallerRefused,
     CallFailure,
     Dropped,
@@ -33,9 +36,6 @@ from reward_workers.failures import (
     TimedOut,
     Unreachable,
 )
-from reward_workers.pictures import fit_pictures
-from reward_workers.retry_after import parse_retry_after
-from reward_workers.validate import check_results
 from rewardmesh.wire.errors import AddressRefused, ProtocolError
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, ScoreFailure
 from rewardmesh.wire.outgoing import OutgoingPolicy, open_client

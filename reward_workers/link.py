@@ -15,10 +15,10 @@ from typing import cast
 from uuid import uuid4
 
 from reward_workers.client import Answer, OracleClient
-from reward_workers.failures import CallFailure, Overloaded, RequestRefused
 from reward_workers.meter import Meter
 from reward_workers.policy import RetryPolicy
 from reward_workers.settings import WorkerSettings
+from rewardmesh.dialects.failures import CallFailure, Overloaded, RequestRefused
 from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
 from rewardmesh.wire.messages import OracleEndpoint
 from rewardmesh.wire.outgoing import OutgoingPolicy

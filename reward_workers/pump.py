@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from reward_workers.failures import CallFailure, Overloaded, RequestRefused, failure_of
 from reward_workers.link import OracleLink, Turn, wait_for
 from reward_workers.meter import Meter
 from reward_workers.policy import backoff_s
 from reward_workers.recorder import Outcome, Recorder
 from reward_workers.settings import WorkerSettings
+from rewardmesh.dialects.failures import CallFailure, Overloaded, RequestRefused, failure_of
 from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
 from rewardmesh.wire.stream import Claim, Stream
 from rewardmesh.wire.telemetry import get_logger

@@ -1,8 +1,8 @@
 """rewardmesh: rewards that cannot be differentiated, carried to a trainer through a buffer.
 
 This package is what other people import and what all parts share: `rewardmesh.wire` (what crosses a process
-boundary) and `rewardmesh.kit` (an oracle in ten lines). Importing it imports neither of them; the names below are
-fetched when they are first used.
+boundary), `rewardmesh.dialects` (what an oracle is asked over HTTP) and `rewardmesh.kit` (an oracle in ten lines).
+Importing it imports none of them; the names below are fetched when they are first used.
 """
 
 from __future__ import annotations

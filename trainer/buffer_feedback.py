@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeVar
 
+from rewardmesh.wire.amendments import Amendment
 from rewardmesh.wire.codec import choose_media_type, encode_picture
 from rewardmesh.wire.errors import BufferFull, BufferUnavailable, UnknownGroup
 from rewardmesh.wire.messages import Scored
@@ -57,7 +58,7 @@ class BufferFeedback:
     ) -> None:
         """Starts the thread and waits for the stream. Raises what opening raised, such as BufferUnavailable.
 
-        Without `registered`, every oracle is taken to be known.
+        Without `registered`, every oracle is taken to be known. `depth_s`: between looks for depths and amendments.
         """
         self._open_stream = open_stream
         self._oracles = dict.fromkeys(oracles)  # grows with what is published, in the thread
@@ -70,6 +71,7 @@ class BufferFeedback:
         self._watched: set[Pair] = set()  # this and the next are touched by the thread alone
         self._handed_over: dict[Pair, int] = {}  # not forgotten yet, and with how many rewards
         self._depth: dict[str, FeedbackDepth] = {}
+        self._asked: list[Amendment] = []
         self._failure: BaseException | None = None
         self._log = get_logger("feedback")
         self._started: Future[None] = Future()
@@ -110,6 +112,12 @@ class BufferFeedback:
         except TimeoutError as error:
             asked.cancel()
             raise BufferUnavailable("the registry does not answer", oracle, "see `rewardmesh status`") from error
+
+    def asked(self) -> Sequence[Amendment]:
+        return self._asked
+
+    def rule(self, amendment: Amendment) -> None:
+        self._command(self._persistently(lambda: self._stream.amendments.rule(amendment)))
 
     def depth(self) -> Mapping[str, FeedbackDepth]:
         return dict(self._depth)
@@ -274,6 +282,8 @@ class BufferFeedback:
 
     async def _measure(self) -> None:
         while True:
+            amendments = await self._persistently(self._stream.amendments.all)
+            self._asked = [one for one in amendments if one.is_pending]
             for oracle in tuple(self._oracles):
                 depth = await self._persistently(partial(self._stream.depth, oracle))
                 self._depth[oracle] = FeedbackDepth(

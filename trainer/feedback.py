@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rewardmesh.wire.amendments import Amendment
 from rewardmesh.wire.messages import Checks, Deferred, Sample, Scored, ScoreFailure
 
 __all__ = [
@@ -131,6 +132,12 @@ class Feedback(Protocol):
 
     def knows(self, oracle: str) -> bool:
         """Whether there is such an oracle; asked before a run takes one on. Raises as `publish`."""
+
+    def asked(self) -> Sequence[Amendment]:
+        """Amendments that wait for a ruling; may be a second old, and may come again after it."""
+
+    def rule(self, amendment: Amendment) -> None:
+        """Tells those who asked for the amendment what became of it. Idempotent. Raises as `publish`."""
 
     def depth(self) -> Mapping[str, FeedbackDepth]:
         """How much waits, by oracle; may be a second old."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rewardmesh.kit.oracle import OracleInput
+from rewardmesh.wire.amendments import Amendment
 from rewardmesh.wire.errors import OracleRejected
 from rewardmesh.wire.messages import Deferred, OracleInfo, Sample, Scored, ScoreFailure
 from trainer.feedback import FeedbackDepth, GroupFeedback, PictureGroup, RewardClock, RewardTimes
@@ -64,6 +65,13 @@ class InProcessFeedback:
 
     def knows(self, oracle: str) -> bool:
         return oracle in self._oracles
+
+    def asked(self) -> Sequence[Amendment]:
+        """Nobody else can ask here."""
+        return ()
+
+    def rule(self, amendment: Amendment) -> None:
+        """Nobody waits for it."""
 
     def depth(self) -> Mapping[str, FeedbackDepth]:
         return {name: FeedbackDepth() for name in self._oracles}

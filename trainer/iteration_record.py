@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from trainer.recipe_sections import OracleUse
+from rewardmesh.wire.oracle_use import OracleUse
 from trainer.rewards import CombinedRewards
 from trainer.trajectory_store import OracleRewards
 

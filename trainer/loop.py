@@ -25,10 +25,11 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import torch
 
+from rewardmesh.wire.amendments import Amendment
 from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.telemetry import get_logger
 from trainer.algorithms.interface import Algorithm
-from trainer.amendments import Amendment, AmendmentLog, show_amendments
+from trainer.amendments import AmendmentLog, show_amendments
 from trainer.checkpoint import Checkpoint, CheckpointFolder
 from trainer.coordination import Coordinator, Solo
 from trainer.feedback import Feedback, RewardTimes
@@ -226,7 +227,10 @@ class Loop:
             self._status("waiting", f"waiting for the registry, which is asked for oracle {oracle}")
             return self._feedback.knows(oracle)
 
-        return self._amendments.decide(from_iteration=self._intake.next_rollout + 1, knows=knows)
+        asked, next_iteration = self._feedback.asked(), self._intake.next_rollout + 1
+        for ruling in self._amendments.rule(asked, from_iteration=next_iteration, knows=knows):
+            self._feedback.rule(ruling)
+        return self._amendments.held()
 
     def _fill(self) -> None:
         """Keeps up to `max_inflight` rollouts out; none beyond the run's end, nor while an oracle turns groups away."""

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from rewardmesh.wire.errors import RecipeError
+from rewardmesh.wire.oracle_use import OracleUse
 from trainer.algorithm_recipe import AlgorithmRecipe
-from trainer.recipe_sections import OracleUse, Recipe
+from trainer.recipe_sections import Recipe
 
 __all__ = [
     "AlgorithmRecipe",

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewardmesh.wire.errors import ChecksMissing
+from rewardmesh.wire.oracle_use import OracleUse
 from trainer.joining import Normalisation, join, normalise
-from trainer.recipe_sections import FeedbackSettings, OracleUse
+from trainer.recipe_sections import FeedbackSettings
 from trainer.trajectory_store import GroupHeader, OracleRewards
 
 __all__ = ["CombinedRewards", "RewardRule", "scored_boundaries"]

@@ -37,7 +37,11 @@ class Client:
 
     def __init__(self, url: str, token: str) -> None:
         self._http = httpx.Client(
-            base_url=url.rstrip("/"), headers={"Authorization": f"Bearer {token}"}, timeout=60.0, trust_env=False
+            base_url=url.rstrip("/"),
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60.0,
+            trust_env=False,  # no proxy of the environment; SSL_CERT_FILE is read all the same
+            verify=httpx.create_ssl_context(),
         )
 
     def __enter__(self) -> Self:

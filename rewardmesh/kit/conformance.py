@@ -10,14 +10,20 @@ time it is bounded by WHOLE_DEADLINES times the deadline of one answer, in bytes
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import httpx
 from pydantic import ValidationError
 
+from rewardmesh.kit.checking import (
+    MAX_BATCH_TRIED,
+    OUR_PROTOCOL,
+    WHOLE_DEADLINES,
+    Checking,
+    ConformanceReport,
+    Finding,
+    Judged,
+)
 from rewardmesh.kit.known_pictures import encoded, gradient, grey, noise
 from rewardmesh.kit.oracle import Result
 from rewardmesh.kit.probe import Prober, Unusable, read_results
@@ -32,49 +38,7 @@ CHECKS = (
     "identity", "health", "pictures", "batch", "other_name", "repeated_id", "malformed_picture", "malformed_request",
     "determinism", "answer", "deadline",
 )  # fmt: skip
-WHOLE_DEADLINES = 10
-MAX_BATCH_TRIED = 1024
 SIDES = (48, 512)
-
-_Judged = tuple[bool, str]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found. A warning is a finding that passed and says so."""
-
-    check: str
-    passed: bool
-    detail: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ConformanceReport:
-    """All findings about the service at `url`; `info` is what it said about itself, if that could be read."""
-
-    url: str
-    info: OracleInfo | None
-    findings: tuple[Finding, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check that was made passed."""
-        return all(one.passed for one in self.findings)
-
-    def __str__(self) -> str:
-        """A line a finding, for a terminal."""
-        who = f"oracle {self.info.name}, version {self.info.version}" if self.info else "no oracle"
-        verdict = "keeps to the protocol" if self.passed else "does not keep to the protocol"
-        lines = [f"{who} at {self.url}: {verdict}"]
-        lines += [
-            f"  {'ok  ' if one.passed else 'FAIL'}  {one.check:<17}  {one.seconds:6.2f} s  {one.detail}"
-            for one in self.findings
-        ]
-        left_out = [check for check in CHECKS if check not in {one.check for one in self.findings}]
-        if left_out:
-            lines.append(f"  not checked, because of the above: {', '.join(left_out)}")
-        return "\n".join(lines)
 
 
 async def check_conformance(
@@ -92,29 +56,24 @@ async def check_conformance(
     except TimeoutError:
         checking.late.append(f"all checks together took longer than {WHOLE_DEADLINES * deadline_s:g} s")
     checking.conclude(deadline_s)
-    return ConformanceReport(url, checking.info, tuple(checking.findings))
+    return ConformanceReport(url, OUR_PROTOCOL, checking.info, tuple(checking.findings), CHECKS)
 
 
-class _Checking:
+class _Checking(Checking):
     """One pass over a service."""
 
     def __init__(self, prober: Prober, *, name: str | None) -> None:
-        self.info: OracleInfo | None = None
-        self.findings: list[Finding] = []
-        self.late: list[str] = []
+        super().__init__(advice="docs/protocol.md, Answers")
         self._prober = prober
         self._name = name
         self._kinds: list[str] = []  # media types that it opens and we write
-        self._problems: list[str] = []
-        self._num_results = 0
-        self._timings: list[tuple[float, int]] = []  # seconds of an answer, its pictures
 
     async def run(self) -> None:
         """Makes the checks, in order, as far as they make sense."""
-        await self._step("identity", self._identity)
+        await self.step("identity", self._identity)
         if self.info is None:
             return
-        await self._step("health", self._health)
+        await self.step("health", self._health)
         self._kinds = [kind for kind in (RAW, WEBP, PNG) if kind in self.info.media_types]
         if not self._kinds:
             what = (
@@ -125,65 +84,28 @@ class _Checking:
         try:
             await self._ask([encoded(grey(48), self._kinds[0])])
         except Unusable as error:  # nothing that is asked of it could be judged
-            self._problems += self._noted(error, "one grey picture")
+            self.problems += self.noted(error, "one grey picture")
             return
-        await self._step("pictures", self._pictures)
-        await self._step("batch", self._batch)
-        await self._step("other_name", self._other_name)
+        await self.step("pictures", self._pictures)
+        await self.step("batch", self._batch)
+        await self.step("other_name", self._other_name)
         if self.info.max_batch > 1:
-            await self._step("repeated_id", self._repeated_id)
-        await self._step("malformed_picture", self._malformed_picture)
-        await self._step("malformed_request", self._malformed_request)
-        await self._step("determinism", self._determinism)
-
-    def conclude(self, deadline_s: float) -> None:
-        """The two findings that are about all answers together."""
-        if not self.info or not (self._timings or self._problems or self.late):
-            return
-        if self._num_results or self._problems:
-            fine = f"{self._num_results} results: ids asked for, rewards finite and in range"
-            said = "; ".join(self._problems[:3]) + ": see docs/protocol.md, Answers"
-            self.findings.append(Finding("answer", not self._problems, said if self._problems else fine, 0.0))
-        seconds = sum(spent for spent, _ in self._timings)
-        detail = f"within {deadline_s:g} s"
-        if self._timings:
-            a_picture = statistics.median(spent / number for spent, number in self._timings)
-            slowest = max(spent for spent, _ in self._timings)
-            detail = f"slowest answer {slowest:.3f} s of {deadline_s:g} s; {1000 * a_picture:.1f} ms a picture (p50)"
-        if self.late:
-            detail = (
-                "; ".join(self.late[:3]) + ": score faster, declare a smaller max_batch, or ask for a longer deadline"
-            )
-        self.findings.append(Finding("deadline", not self.late, detail, seconds))
-
-    async def _step(self, check: str, step: Callable[[], Awaitable[_Judged]]) -> None:
-        began = time.monotonic()
-        try:
-            passed, detail = await step()
-        except Unusable as error:
-            passed, detail = False, str(error)
-            self._noted(error, check)
-        self.findings.append(Finding(check, passed, detail, time.monotonic() - began))
-
-    def _noted(self, error: Unusable, asked: str) -> list[str]:
-        """Notes an answer that came too late as such; otherwise it is a problem of the answer."""
-        said = f"{asked}: {error}"
-        if error.timed_out:
-            self.late.append(said)
-            return []
-        return [said]
+            await self.step("repeated_id", self._repeated_id)
+        await self.step("malformed_picture", self._malformed_picture)
+        await self.step("malformed_request", self._malformed_request)
+        await self.step("determinism", self._determinism)
 
     async def _ask(self, pictures: Sequence[tuple[str, bytes]]) -> list[Result | None]:
         """The sound results in order; what is wrong with others is noted. Raises: Unusable if there is no reply."""
         assert self.info is not None
         ids, answer = await self._prober.score(self.info.name, pictures)
         results, problems = read_results(answer, ids, self.info)
-        self._problems += problems
-        self._num_results += len(results)
-        self._timings.append((answer.seconds, len(pictures)))
+        self.problems += problems
+        self.num_results += len(results)
+        self.timings.append((answer.seconds, len(pictures)))
         return [results.get(one) for one in ids]
 
-    async def _identity(self) -> _Judged:
+    async def _identity(self) -> Judged:
         answers = [await self._prober.call("GET", "/v1/oracle") for _ in range(2)]
         for answer in answers:
             if answer.status != httpx.codes.OK:
@@ -203,13 +125,13 @@ class _Checking:
             return False, f"it is {first.name}, not {self._name}: check the URL, or register it under its own name"
         return True, f"{first.name} {first.version}, {first.reward_min} to {first.reward_max}"
 
-    async def _health(self) -> _Judged:
+    async def _health(self) -> Judged:
         answer = await self._prober.call("GET", "/v1/health")
         if answer.status == httpx.codes.OK and _is_healthy(answer.body):
             return True, "ok"
         return False, f'GET /v1/health answered {answer.said}: answer 200 with {{"status": "ok"}} once it can score'
 
-    async def _pictures(self) -> _Judged:
+    async def _pictures(self) -> Judged:
         assert self.info is not None
         known = [
             (f"{name} of {side} pixels as {kind}", await asyncio.to_thread(encoded, picture, kind))
@@ -228,31 +150,30 @@ class _Checking:
         note = f"; warning: {unfit} answered missing_checks, their rewards were not seen" if unfit else ""
         return True, f"{len(known)} pictures, {len(self._kinds)} media types{note}"
 
-    async def _batch(self) -> _Judged:
+    async def _batch(self) -> Judged:
         assert self.info is not None
         number = min(self.info.max_batch, MAX_BATCH_TRIED)
         results = await self._ask([encoded(grey(48), self._kinds[0])] * number)
         if fault := next((one for one in results if _is_fault(one)), None):
             return False, f"a batch of {number} pictures: {_shown(fault)}: declare the max_batch that it can score"
-        return True, f"{number} pictures in one request" + (
-            " (not more are tried)" if number == MAX_BATCH_TRIED else ""
-        )
+        bound = " (not more are tried)" if number == MAX_BATCH_TRIED else ""
+        return True, f"one picture alone, {number} in one request{bound}"
 
-    async def _other_name(self) -> _Judged:
+    async def _other_name(self) -> Judged:
         assert self.info is not None
         other = "not-" + self.info.name[:90]
         _, answer = await self._prober.score(other, [encoded(grey(48), self._kinds[0])])
         said = f"a request for oracle {other} was answered {answer.said}"
         return answer.refused, said if answer.refused else f"{said}: refuse it with 422"
 
-    async def _repeated_id(self) -> _Judged:
+    async def _repeated_id(self) -> Judged:
         assert self.info is not None
         twice = [encoded(grey(48), self._kinds[0])] * 2
         _, answer = await self._prober.score(self.info.name, twice, repeat_id=True)
         said = f"two pictures with one sample_id were answered {answer.said}"
         return answer.refused, said if answer.refused else f"{said}: refuse the request with 422"
 
-    async def _malformed_picture(self) -> _Judged:
+    async def _malformed_picture(self) -> Judged:
         assert self.info is not None
         good = encoded(grey(48), self._kinds[0])
         bad = (good[0], b"these bytes are no picture")
@@ -264,7 +185,7 @@ class _Checking:
             return False, f"its neighbours failed with it, {_shown(fault)}: let a bad picture fail alone"
         return True, f"bytes that are no picture: {_shown(results[len(batch) // 2])}"
 
-    async def _malformed_request(self) -> _Judged:
+    async def _malformed_request(self) -> Judged:
         as_json = {"Content-Type": "application/json"}
         for what, content, headers in (
             ("a body that is no JSON", b"{", as_json),
@@ -276,7 +197,7 @@ class _Checking:
                 return False, f"{what} was answered {answer.said}: refuse it with 400, 415 or 422"
         return True, "no JSON, another shape, another content type: refused"
 
-    async def _determinism(self) -> _Judged:
+    async def _determinism(self) -> Judged:
         picture = encoded(noise(48), self._kinds[0])
         first, second = [(await self._ask([picture]))[0] for _ in range(2)]
         if not (isinstance(first, Scored) and isinstance(second, Scored)):

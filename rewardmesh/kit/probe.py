@@ -32,7 +32,7 @@ from rewardmesh.wire.messages import (
     ScoreResult,
 )
 
-__all__ = ["MAX_REPLY_BYTES", "Answer", "Prober", "Unusable", "read_results"]
+__all__ = ["MAX_REPLY_BYTES", "Answer", "Prober", "Unusable", "judge_results", "known_sample", "read_results"]
 
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 
@@ -108,7 +108,7 @@ class Prober:
         group_id = f"g{self._num_requests}"
         ids = [f"{group_id}.{0 if repeat_id else index}" for index in range(len(pictures))]
         items = [
-            ScoreItem(sample=_sample(group_id, sample_id), media_type=media_type, picture=f"p{index}")
+            ScoreItem(sample=known_sample(group_id, sample_id), media_type=media_type, picture=f"p{index}")
             for index, (sample_id, (media_type, _)) in enumerate(zip(ids, pictures, strict=True))
         ]
         batch = ScoreBatch(oracle=oracle, items=items, deadline_s=self._deadline_s)
@@ -120,7 +120,7 @@ class Prober:
 
 
 def read_results(answer: Answer, ids: Sequence[str], info: OracleInfo) -> tuple[dict[str, Result], list[str]]:
-    """The sound results by sample id, and what is wrong with the others. Raises: Unusable if it is no reply at all."""
+    """The sound results by sample id, and what is wrong with others. Raises: Unusable if it is no reply at all."""
     if answer.status != httpx.codes.OK:
         raise Unusable(f"POST /v1/score answered {answer.said}")
     try:
@@ -135,7 +135,17 @@ def read_results(answer: Answer, ids: Sequence[str], info: OracleInfo) -> tuple[
         problems.append(f"the answer is of version {str(version)[:100]!r}, GET /v1/oracle said {info.version}")
     if not isinstance(raws, list) or len(raws) > len(ids):  # what nobody asked for is not even looked at
         return {}, [*problems, f"results is no list, or one of more than the {len(ids)} samples asked about"]
+    results, wrong = judge_results(raws, ids, info)
+    missing = [one for one in ids if one not in results]
+    if missing and not problems and not wrong:
+        problems.append(f"{len(missing)} of {len(ids)} samples have no result, {missing[0]} first")
+    return results, problems + wrong
+
+
+def judge_results(raws: Sequence[Any], ids: Sequence[str], info: OracleInfo) -> tuple[dict[str, Result], list[str]]:
+    """The sound ones of some results by sample id, and what is wrong with the others."""
     results: dict[str, Result] = {}
+    problems = []
     for raw in raws:
         result = _read_result(raw, info)
         if isinstance(result, str):
@@ -144,9 +154,6 @@ def read_results(answer: Answer, ids: Sequence[str], info: OracleInfo) -> tuple[
             problems.append(f"a result for {result.sample_id}, which was not asked about or is there twice")
         else:
             results[result.sample_id] = result
-    missing = [one for one in ids if one not in results]
-    if missing and not problems:
-        problems.append(f"{len(missing)} of {len(ids)} samples have no result, {missing[0]} first")
     return results, problems
 
 
@@ -177,7 +184,8 @@ async def _read(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _sample(group_id: str, sample_id: str) -> Sample:
+def known_sample(group_id: str, sample_id: str) -> Sample:
+    """What a known picture is said to show."""
     return Sample(
         run_id="conformance",
         group_id=group_id,

@@ -10,6 +10,7 @@
     ├── PortInUse                somebody else listens there
     ├── CheckpointCorrupt        a checkpoint or store whose checksum does not hold
     ├── UnknownOracle            no oracle of that name is registered
+    ├── UnknownRun               no run of that name is training
     ├── BufferFault             the server that carries samples
     │   ├── BufferUnavailable        (retryable) it does not answer
     │   ├── BufferMisconfigured      it would lose what it acknowledged, or is too old
@@ -66,6 +67,7 @@ __all__ = [
     "UnknownGroup",
     "UnknownLetter",
     "UnknownOracle",
+    "UnknownRun",
     "WeightsMissing",
 ]
 
@@ -122,6 +124,10 @@ class CheckpointCorrupt(RewardmeshError):
 
 class UnknownOracle(RewardmeshError):
     """No oracle of that name is registered."""
+
+
+class UnknownRun(RewardmeshError):
+    """No run of that name is training."""
 
 
 class BufferFault(RewardmeshError):

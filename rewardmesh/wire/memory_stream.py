@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from rewardmesh.wire.amendments import MemoryAmendments
 from rewardmesh.wire.errors import UnknownGroup, UnknownLetter
 from rewardmesh.wire.memory_letters import MemoryLetters
 from rewardmesh.wire.memory_state import Kept, Open, Queue
@@ -50,6 +51,7 @@ class MemoryStream:
         self._completed: deque[tuple[int, str, str]] = deque(maxlen=COMPLETIONS_KEPT)
         self._num_completed = 0
         self._policy_version = 0
+        self.amendments = MemoryAmendments()
 
     @property
     def run_id(self) -> str:

@@ -20,6 +20,7 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from rewardmesh.wire import names
+from rewardmesh.wire.amendments import RedisAmendments
 from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.errors import UnknownGroup, UnknownLetter
 from rewardmesh.wire.messages import Deferred, Message, Number, Sample, Scored, ScoreFailure, parse_result
@@ -84,6 +85,7 @@ class RedisStream:
         self._settings = settings
         self._settings_json = _settings_json(settings)
         self._prefix = names.prefix(run_id)
+        self.amendments = RedisAmendments(client, run_id)
         self._scripts = {name: client.register_script(_script(name)) for name in SCRIPTS}
 
     @property

@@ -36,6 +36,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rewardmesh.wire.amendments import Amendments
 from rewardmesh.wire.errors import BufferFull, PictureGone, ProtocolError, UnknownGroup
 from rewardmesh.wire.messages import Deferred, FailureCode, Sample, Scored, ScoreFailure
 
@@ -184,6 +185,10 @@ class Stream(Protocol):
     @property
     def run_id(self) -> str:
         """The run whose samples this stream carries."""
+
+    @property
+    def amendments(self) -> Amendments:
+        """Oracles that the run was asked to learn from besides those of its recipe."""
 
     async def enqueue(self, group: Group, *, oracles: Sequence[str]) -> dict[str, Admission]:
         """Offers the group to each oracle. Idempotent by (group_id, oracle).

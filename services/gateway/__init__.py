@@ -8,6 +8,7 @@ answers      what is sent back: one shape of error, and the status of each
 context      what all routes share
 registering  oracles: probe, register, change, remove
 oracles      the same, as routes
+amending     an oracle more for a run that is training
 scoring      pictures in, results out
 late         answers of deferred oracles
 dead_letters what failed for good

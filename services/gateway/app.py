@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from rewardmesh import __version__
 from rewardmesh.wire.outgoing import OutgoingPolicy
-from services.gateway import dead_letters, emulations, late, oracles, scoring, status
+from services.gateway import amending, dead_letters, emulations, late, oracles, scoring, status
 from services.gateway.answers import FAULTS, answer_faults
 from services.gateway.context import open_gateway
 from services.gateway.gate import MAX_BODY_BYTES, Gate
@@ -37,8 +37,9 @@ def build_gateway(redis_url: str, policy: OutgoingPolicy, *, max_body_bytes: int
         docs_url=None,
         redoc_url=None,
         responses=FAULTS,
+        generate_unique_id_function=lambda route: route.name,  # what a generated client calls its functions
     )
-    for part in (status, oracles, scoring, late, dead_letters, emulations):
+    for part in (status, oracles, amending, scoring, late, dead_letters, emulations):
         app.include_router(part.router)
     answer_faults(app)
     app.add_middleware(Gate, max_body_bytes=max_body_bytes)

@@ -15,7 +15,7 @@ from services.gateway.context import Gateway
 from services.gateway.gate import Admin
 from services.gateway.oracles import OracleName
 
-__all__ = ["LetterView", "Place", "discard", "latest", "requeue", "router", "show"]
+__all__ = ["LetterView", "Place", "RunId", "discard", "latest", "requeue", "router", "show"]
 
 RunId = Annotated[str, Path(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 LetterId = Annotated[str, Path(max_length=50, pattern=r"^\d{1,19}-\d{1,19}$")]
@@ -104,7 +104,7 @@ async def list_dead_letters(
 @router.get("/{letter_id}")
 async def show_dead_letter(
     request: Request,
-    token: Admin,  # noqa: ARG001
+    token: Admin,  # noqa: ARG001 - the scope is all
     run_id: RunId,
     name: OracleName,
     letter_id: LetterId,

@@ -31,7 +31,12 @@ def body_of(model: type[Message]) -> dict[str, Any]:
 def document(app: FastAPI) -> dict[str, Any]:
     """The whole document, with the models that `body_of` named."""
     made = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes, openapi_version="3.1.0"
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        openapi_version="3.1.0",
+        servers=app.servers or [{"url": "/"}],  # FastAPI adds the path below which the app is mounted
     )
     schemas = made["components"]["schemas"]
     for name, model in _BODIES.items():
@@ -39,4 +44,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         for inner, definition in schema.pop("$defs", {}).items():
             schemas.setdefault(inner, definition)
         schemas[name] = schema
+    for operation in (one for methods in made["paths"].values() for one in methods.values()):
+        for status, answer in operation["responses"].items():
+            if status >= "400":  # errors are JSON, of the page too
+                (schema,) = answer["content"].values()
+                answer["content"] = {"application/json": schema}
     return made

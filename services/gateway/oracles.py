@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
-from pydantic import Field
 
-from rewardmesh.wire.messages import Message, Number
+from rewardmesh.wire.messages import Message
 from services.gateway.context import Gateway
 from services.gateway.gate import Admin, Look
 from services.gateway.registering import (
     OracleChange,
     OracleView,
     Registration,
-    Url,
     change,
     check,
     recheck,
@@ -26,13 +24,6 @@ from services.gateway.registering import (
 __all__ = ["OracleName", "router"]
 
 OracleName = Annotated[str, Path(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class UrlToTest(Message):
-    """A service that is to be checked and not registered."""
-
-    url: Url
-    deadline_s: Number = Field(default=30.0, gt=0, le=300)
 
 
 class ReportView(Message):
@@ -60,7 +51,7 @@ async def list_oracles(request: Request, token: Look) -> list[OracleView]:  # no
 
 
 @router.get("/oracles/{name}")
-async def show_oracle(request: Request, token: Look, name: OracleName) -> OracleView:  # noqa: ARG001
+async def show_oracle(request: Request, token: Look, name: OracleName) -> OracleView:  # noqa: ARG001 - the scope is all
     """One oracle: where it is, what it bears, how its breaker stands."""
     gateway: Gateway = request.app.state.gateway
     return await view(gateway, await gateway.registry.oracle(name))
@@ -87,7 +78,7 @@ async def remove_oracle(request: Request, token: Admin, name: OracleName) -> Non
 
 
 @router.post("/conformance")
-async def test_service(request: Request, token: Admin, wanted: UrlToTest) -> ReportView:  # noqa: ARG001
-    """Run the conformance check on any service and register nothing."""
-    report = await check(request.app.state.gateway, wanted.url, deadline_s=wanted.deadline_s)
+async def test_service(request: Request, token: Admin, wanted: Registration) -> ReportView:  # noqa: ARG001 - the scope is all
+    """Run the conformance check on any service, as if it were to be registered, and register nothing."""
+    report = await check(request.app.state.gateway, wanted.endpoint(), secret=wanted.secret)
     return ReportView(passed=report.passed, report=str(report))

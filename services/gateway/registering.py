@@ -1,24 +1,23 @@
 """Registering oracles, changing, checking again, removing. Durable in the registry; workers see a change in 2 s.
 
-An oracle is probed before it gets work: what does not pass the conformance check is refused with the report. Only the
-protocol of docs/protocol.md has such a check; of a service of another dialect it is known that something answers.
-Identity: a name belongs to the service that was registered under it; another one is refused, another version of the
-same one is taken over by checking again.
+An oracle is probed before it gets work: what does not pass the conformance check of its dialect is refused with the
+report. Identity: a name belongs to the service that was registered under it; another one is refused, another version of
+the same one is taken over by checking again. A service of another dialect cannot say who it is; its options do.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import httpx
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rewardmesh.kit.conformance import ConformanceReport, check_conformance
+from rewardmesh.kit.checking import OUR_PROTOCOL, ConformanceReport
+from rewardmesh.kit.dialect_conformance import check_endpoint
 from rewardmesh.wire import names
 from rewardmesh.wire.breaker import BreakerState
 from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.errors import RegistrationRefused, UnknownOracle
-from rewardmesh.wire.messages import BreakerBounds, Count, Message, Name, Number, OracleEndpoint, OracleInfo
+from rewardmesh.wire.messages import BreakerBounds, Count, Detail, Message, Name, Number, OracleEndpoint, OracleInfo
 from services.gateway.audit import Actor
 from services.gateway.context import Gateway
 
@@ -58,13 +57,29 @@ class OracleLimits(Message):
 
 
 class Registration(OracleLimits):
-    """A service to be registered. Without a name it is called what it calls itself."""
+    """A service to be registered, or only tested. Without a name it is called what it calls itself.
+
+    One that speaks another dialect can say neither its name nor its `max_batch`, and is described by the `options` of
+    that dialect: `version`, `reward_min`, `reward_max`, and what docs/gateway.md says.
+    """
 
     url: Url
     name: Name | None = None
     dialect: Literal["rewardmesh", "flow_factory", "openrlhf", "openai_judge", "kserve"] = "rewardmesh"
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Detail = Field(default_factory=dict)
     secret: Secret | None = Field(default=None, repr=False)
+
+    @model_validator(mode="after")
+    def _options_are_a_dialect_s(self) -> Registration:
+        if self.options and self.dialect == "rewardmesh":
+            raise ValueError("the dialect rewardmesh takes no options: leave them out, or name the dialect")
+        return self
+
+    def endpoint(self, **known: Any) -> OracleEndpoint:
+        """The oracle as it would be in the registry; what is `known` of it counts more than what was given."""
+        said = {"url": self.url, "dialect": self.dialect, "options": self.options}
+        given = {"name": self.name or "unnamed", "max_batch": 1, **self.given, **said}
+        return OracleEndpoint.model_validate({**given, **known})
 
 
 class OracleChange(OracleLimits):
@@ -96,51 +111,41 @@ class OracleView(Message):
     has_secret: bool
 
 
-async def check(
-    gateway: Gateway, url: str, *, deadline_s: float = 30.0, secret: str | None = None
-) -> ConformanceReport:
-    """Probes a service and changes nothing. Repeatable. Raises: AddressRefused. Deadline: `deadline_s` a call."""
-    async with gateway.http(deadline_s, secret=secret) as http:
-        return await check_conformance(url, http=http, deadline_s=deadline_s)
+async def check(gateway: Gateway, endpoint: OracleEndpoint, *, secret: str | None = None) -> ConformanceReport:
+    """Probes the service of an endpoint and changes nothing. Repeatable. Deadline: the endpoint's, a call."""
+    async with gateway.http(endpoint.deadline_s, secret=secret) as http:
+        return await check_endpoint(endpoint, http=http)
 
 
 async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> OracleEndpoint:
     """Probes a service and gives it work from now on. Asked again, it is refused: the name is taken.
 
     Raises: RegistrationRefused (the name is taken, no service there, not conforming, a limit above its own),
-    AddressRefused, BufferUnavailable. Deadline: that of the conformance check.
+    BufferUnavailable. Deadline: that of the conformance check.
     """
     if wanted.name is not None:
         await _require_free(gateway, wanted.name)
-    if wanted.dialect == "rewardmesh":
-        report = await check(gateway, wanted.url, deadline_s=wanted.deadline_s or 30.0, secret=wanted.secret)
-        info = _conforming(report, name=wanted.name)
-        name, version, max_batch = info.name, info.version, wanted.max_batch or info.max_batch
-        if max_batch > info.max_batch:
-            what = f"max_batch {max_batch} is more than the {info.max_batch} that the service takes"
-            raise RegistrationRefused(what, name, "lower max_batch, or leave it out")
-    else:
-        info = None
-        if wanted.name is None or wanted.max_batch is None:
-            what = f"a service of the dialect {wanted.dialect} cannot say its name and its max_batch"
-            raise RegistrationRefused(what, wanted.url, "give both")
-        await _require_service(gateway, wanted.url)
-        name, version, max_batch = wanted.name, "", wanted.max_batch
-    await _require_free(gateway, name)  # again: probing took its time
-    said = {"url": wanted.url, "dialect": wanted.dialect, "options": wanted.options}
-    known = {**wanted.given, **said, "name": name, "version": version, "max_batch": max_batch}
-    endpoint = OracleEndpoint.model_validate(known)
+    if wanted.dialect != "rewardmesh" and (wanted.name is None or wanted.max_batch is None):
+        what = f"a service of the dialect {wanted.dialect} cannot say its name and its max_batch"
+        raise RegistrationRefused(what, wanted.url, "give both")
+    info = _conforming(await check(gateway, wanted.endpoint(), secret=wanted.secret), name=wanted.name)
+    max_batch = wanted.max_batch or info.max_batch
+    if max_batch > info.max_batch:
+        what = f"max_batch {max_batch} is more than the {info.max_batch} that the service takes"
+        raise RegistrationRefused(what, info.name, "lower max_batch")
+    await _require_free(gateway, info.name)  # again: probing took its time
+    endpoint = wanted.endpoint(name=info.name, version=info.version, max_batch=max_batch)
     await gateway.registry.put_oracle(endpoint)
-    await gateway.registry.put_secret(name, wanted.secret)
-    await _keep_info(gateway, name, info)
-    await gateway.audit.record(actor, "oracle.register", name, url=wanted.url, version=version)
+    await gateway.registry.put_secret(endpoint.name, wanted.secret)
+    await _keep_info(gateway, endpoint.name, info)
+    await gateway.audit.record(actor, "oracle.register", endpoint.name, url=wanted.url, version=endpoint.version)
     return endpoint
 
 
 async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Actor) -> OracleEndpoint:
     """Changes what was given and nothing else. Idempotent; of two at once the later one counts.
 
-    Raises: UnknownOracle, RegistrationRefused (another service at the new URL), AddressRefused, BufferUnavailable.
+    Raises: UnknownOracle, RegistrationRefused (another service at the new URL), BufferUnavailable.
     """
     endpoint = await gateway.registry.oracle(name)
     new: dict[str, Any] = wanted.given
@@ -148,14 +153,10 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
         new["state"] = wanted.state
     if wanted.url is not None and wanted.url != endpoint.url:
         new["url"] = wanted.url
-        if endpoint.dialect == "rewardmesh":
-            secret = wanted.secret or await gateway.registry.secret(name)
-            deadline_s = wanted.deadline_s or endpoint.deadline_s
-            info = _conforming(await check(gateway, wanted.url, deadline_s=deadline_s, secret=secret), name=name)
-            new["version"] = info.version
-            await _keep_info(gateway, name, info)
-        else:
-            await _require_service(gateway, wanted.url)
+        secret = wanted.secret or await gateway.registry.secret(name)
+        info = _conforming(await check(gateway, endpoint.model_copy(update=new), secret=secret), name=name)
+        new["version"] = info.version
+        await _keep_info(gateway, name, info)
     changed = endpoint.model_copy(update=new)
     if new:
         await gateway.registry.put_oracle(changed)
@@ -173,11 +174,7 @@ async def recheck(gateway: Gateway, name: str, *, actor: Actor) -> OracleEndpoin
     Raises: UnknownOracle, RegistrationRefused (it does not conform any more, or is another service).
     """
     endpoint = await gateway.registry.oracle(name)
-    if endpoint.dialect != "rewardmesh":
-        await _require_service(gateway, endpoint.url)
-        return endpoint
-    secret = await gateway.registry.secret(name)
-    report = await check(gateway, endpoint.url, deadline_s=endpoint.deadline_s, secret=secret)
+    report = await check(gateway, endpoint, secret=await gateway.registry.secret(name))
     info = _conforming(report, name=name)
     await _keep_info(gateway, name, info)
     if info.version == endpoint.version:
@@ -230,21 +227,13 @@ async def _require_free(gateway: Gateway, name: str) -> None:
 def _conforming(report: ConformanceReport, *, name: str | None) -> OracleInfo:
     """What a conforming service says about itself. Raises RegistrationRefused, with the report where there is one."""
     info, url = report.info, report.url
-    if info is None:
+    if info is None and report.speaks == OUR_PROTOCOL:
         raise RegistrationRefused("no oracle answers there", url, f"check the URL\n{report}")
+    if info is None:
+        raise RegistrationRefused("the options do not describe the service", url, f"mend this\n{report}")
     if name is not None and info.name != name:
         what = f"the service there calls itself {info.name}, not {name}"
         raise RegistrationRefused(what, url, f"register it as {info.name}, or check the URL")
     if not report.passed:
         raise RegistrationRefused("the service does not pass the conformance check", url, f"mend this\n{report}")
     return info
-
-
-async def _require_service(gateway: Gateway, url: str) -> None:
-    """Something answers there, whatever it says. Raises RegistrationRefused, AddressRefused."""
-    try:
-        async with gateway.http(10.0) as http, http.stream("GET", url):
-            return
-    except httpx.HTTPError as error:
-        said = f"{type(error).__name__} {error}".strip()[:200]
-        raise RegistrationRefused(f"nothing answers there: {said}", url, "check the URL and that it runs") from error

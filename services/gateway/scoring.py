@@ -29,9 +29,20 @@ from services.gateway.context import Gateway
 from services.gateway.gate import Score
 from services.gateway.openapi import body_of
 
-__all__ = ["MAX_WAIT_S", "GroupResults", "PictureToScore", "Submission", "forget", "results", "router", "submit"]
+__all__ = [
+    "MAX_WAIT_S",
+    "TEAM_RUNS",
+    "GroupResults",
+    "PictureToScore",
+    "Submission",
+    "forget",
+    "results",
+    "router",
+    "submit",
+]
 
 MAX_WAIT_S: Final = 30.0
+TEAM_RUNS: Final = "gateway."  # what the runs of teams begin with; nobody trains in them
 UNCHECKED: Final = Checks(tag="none")
 GroupId = Annotated[str, Path(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -179,7 +190,7 @@ def _results_of(outcome: GroupOutcome) -> OracleResults:
 
 
 def _run_of(team: str) -> str:
-    return f"gateway.{team}"
+    return f"{TEAM_RUNS}{team}"
 
 
 def _require_pictures(wanted: Submission, pictures: Sequence[bytes]) -> None:

@@ -172,7 +172,7 @@ async def show_status(request: Request, token: Look) -> Status:  # noqa: ARG001 
 @router.get("/v1/audit")
 async def show_audit(
     request: Request,
-    token: Admin,  # noqa: ARG001
+    token: Admin,  # noqa: ARG001 - the scope is all
     max_count: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[AuditLine]:
     """Who changed what, newest first."""
@@ -181,6 +181,6 @@ async def show_audit(
 
 
 @router.get("/", response_class=HTMLResponse)
-async def show_page(request: Request, token: Look) -> HTMLResponse:  # noqa: ARG001
+async def show_page(request: Request, token: Look) -> HTMLResponse:  # noqa: ARG001 - the scope is all
     """The same for people, as one page."""
     return HTMLResponse(render(await collect(request.app.state.gateway)), headers=_HEADERS)

@@ -48,6 +48,12 @@ def test_every_route_says_what_it_answers(document: dict[str, Any]) -> None:
             assert {"401", "403", "422", "429"} <= set(answers), path
             (good,) = (status for status in answers if status.startswith("2"))
             assert good == "204" or answers[good]["content"], path
-            assert operation["operationId"]
             assert operation["description"]
+            for status, answer in answers.items():
+                if status >= "400":
+                    schema = {"$ref": "#/components/schemas/FaultAnswer"}
+                    assert answer["content"] == {"application/json": {"schema": schema}}, (path, status)
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert all(name.isidentifier() for name in names)
+    assert len(set(names)) == len(names)
     assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

@@ -18,9 +18,9 @@ import pytest
 from redis.asyncio import Redis
 
 import tests.mortal_oracle
-from reward_workers.failures import ServerError
 from reward_workers.link import OracleLink
 from reward_workers.meter import TallyMeter
+from rewardmesh.dialects.failures import ServerError
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import BreakerBounds, OracleEndpoint, Scored, ScoreFailure

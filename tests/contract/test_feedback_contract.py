@@ -21,13 +21,14 @@ from rewardmesh.wire.codec import decode_picture
 from rewardmesh.wire.errors import BufferUnavailable, OracleUnavailable, RewardmeshError
 from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, Scored, ScoreFailure
+from rewardmesh.wire.oracle_use import OnMissing, OracleUse
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import GroupOutcome, Stream, StreamSettings
 from trainer.buffer_feedback import BufferFeedback, _end
 from trainer.feedback import Feedback, GroupFeedback, PictureGroup, PictureSample
 from trainer.in_process_feedback import InProcessFeedback
-from trainer.recipe_sections import FeedbackSettings, OnMissing, OracleUse
+from trainer.recipe_sections import FeedbackSettings
 from trainer.training_process import open_buffer_feedback
 
 ORACLES = ("bright", "dark")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import structlog
@@ -18,7 +20,10 @@ from rewardmesh.wire.outgoing import OutgoingPolicy
 from services.gateway.context import open_gateway
 from tests.contract.conftest import Server, binary_of
 from tests.contract.test_worker_contract import group_of
+from tests.unit.reward_workers.test_dialects import serving as foreign
 from tests.unit.services.gateway.conftest import Blue, serving
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -41,19 +46,33 @@ def buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def blue() -> Iterator[str]:
-    """A real oracle in a thread with an event loop of its own: the commands have theirs."""
-    ready, stop, urls = threading.Event(), threading.Event(), []
+    """A real oracle."""
+    with in_a_thread(serving(build_app(Blue()))) as url:
+        yield url
+
+
+@pytest.fixture
+def theirs() -> Iterator[str]:
+    """A reward server of Flow-Factory's kind."""
+    with in_a_thread(foreign(lambda body: {"rewards": [0.5] * len(body["images"])})) as service:
+        yield service.url
+
+
+@contextmanager
+def in_a_thread(served: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """A service in a thread with an event loop of its own: the commands have theirs."""
+    ready, stop, found = threading.Event(), threading.Event(), []
 
     async def serve() -> None:
-        async with serving(build_app(Blue())) as url:
-            urls.append(url)
+        async with served as one:
+            found.append(one)
             ready.set()
             await asyncio.to_thread(stop.wait)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     assert ready.wait(60)
-    yield urls[0]
+    yield found[0]
     stop.set()
     thread.join(30)
 
@@ -90,6 +109,21 @@ def test_an_oracle_from_add_to_remove(buffer: Server, blue: str) -> None:
     assert "removed" in run("oracle", "remove", "blue")
     assert "error:" in run("oracle", "show", "blue", status=1)
     assert "no oracle" in run("oracle", "test", f"{blue}/nowhere", "--deadline-s", "5", status=1)
+
+
+def test_a_service_of_another_dialect_is_tested_and_added(buffer: Server, theirs: str, tmp_path: Path) -> None:
+    service = (theirs, "--dialect", "flow_factory", "--max-batch", "4")
+    options = ("--option", "version=v3", "--option", "reward_min=0", "--option", "reward_max=1")
+    report = run("oracle", "test", *service, *options)
+    assert f"oracle unnamed, version v3 at {theirs}: keeps to the dialect flow_factory" in report
+    assert "4 pictures in one request" in report
+    assert "FAIL  options" in run("oracle", "test", *service, "--option", "version=v3", status=1)
+    assert "KEY=VALUE" in run("oracle", "test", *service, "--option", "version", status=2)
+    assert run("oracle", "list") == ""
+    secret = tmp_path / "secret"
+    secret.write_text("their-secret\n")
+    added = run("oracle", "add", *service, *options, "--name", "theirs", "--secret-file", str(secret))
+    assert "theirs v3 is registered" in added
 
 
 def test_a_dead_letter_is_shown_requeued_and_discarded(buffer: Server, tmp_path: Path) -> None:

@@ -77,3 +77,18 @@ def test_a_network_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("REWARDMESH_ALLOWED_NETWORKS", "10.0.0.7/8")
     with pytest.raises(SettingsError, match=r"REWARDMESH_ALLOWED_NETWORKS='10\.0\.0\.7/8'.*host bits"):
         load_settings()
+
+
+def test_files_for_tls_go_together_and_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load_settings().serve_url(8000) == "http://127.0.0.1:8000"
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.touch()
+    monkeypatch.setenv("REWARDMESH_TLS_CERT_FILE", str(certificate))
+    with pytest.raises(SettingsError, match=r"only one of the files for TLS is set .*: set both, or none"):
+        load_settings().serve_url(8000)
+    monkeypatch.setenv("REWARDMESH_TLS_KEY_FILE", str(key))
+    with pytest.raises(SettingsError, match=r"not there \(.*key\.pem\)"):
+        load_settings().serve_url(8000)
+    key.touch()
+    assert load_settings().serve_url(8000) == "https://127.0.0.1:8000"
+    assert load_settings().tls_files == (str(certificate), str(key))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from reward_workers.client import OracleClient, idempotency_key
-from reward_workers.failures import (
+from rewardmesh.dialects.failures import (
     CallerRefused,
     Dropped,
     InvalidAnswer,

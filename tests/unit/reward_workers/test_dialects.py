@@ -12,9 +12,9 @@ from typing import Any, get_args
 import pytest
 
 from reward_workers.client import OracleClient
-from reward_workers.dialects import DIALECTS
-from reward_workers.dialects.openai_judge import reward_in
-from reward_workers.failures import CallerRefused, InvalidAnswer, Overloaded, RequestRefused, ServerError
+from rewardmesh.dialects import DIALECTS
+from rewardmesh.dialects.failures import CallerRefused, InvalidAnswer, Overloaded, RequestRefused, ServerError
+from rewardmesh.dialects.openai_judge import reward_in
 from rewardmesh.wire.codec import PNG, decode_picture
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.messages import OracleEndpoint, Scored, ScoreFailure

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from reward_workers.failures import InvalidAnswer
-from reward_workers.validate import MAX_DETAIL_BYTES, check_results, parse_reply
+from reward_workers.validate import MAX_DETAIL_BYTES, check_results
+from rewardmesh.dialects.failures import InvalidAnswer
+from rewardmesh.dialects.reply import parse_reply
 from rewardmesh.wire.messages import Deferred, OracleInfo, Scored, ScoreFailure
 from rewardmesh.wire.stream import Result
 

@@ -48,6 +48,12 @@ class HeldBack:
     def knows(self, oracle: str) -> bool:
         return self.inner.knows(oracle)
 
+    def asked(self) -> Any:
+        return self.inner.asked()
+
+    def rule(self, amendment: Any) -> None:
+        self.inner.rule(amendment)
+
     def depth(self) -> dict[str, FeedbackDepth]:
         return {"brightness": FeedbackDepth(samples=len(self.held))}
 

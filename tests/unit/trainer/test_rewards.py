@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rewardmesh.wire.errors import ChecksMissing
-from trainer.recipe_sections import FeedbackSettings, OnMissing, OracleUse
+from rewardmesh.wire.oracle_use import OnMissing, OracleUse
+from trainer.recipe_sections import FeedbackSettings
 from trainer.rewards import RewardRule, scored_boundaries
 from trainer.rollouts import clean_predictions
 from trainer.trajectory_store import GroupHeader, OracleRewards

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import gzip
 import ssl
 import time
@@ -15,9 +14,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +21,7 @@ from benchmarks.outgoing import FORMS, Form, attempt, listening, try_all
 from rewardmesh.wire.errors import AddressRefused, ProtocolError
 from rewardmesh.wire.networks import read_address
 from rewardmesh.wire.outgoing import OutgoingPolicy, open_client
+from tests.certificates import self_signed
 
 LOOPBACK = OutgoingPolicy.parse("127.0.0.0/8, ::1/128")
 PATIENCE = httpx.Timeout(20.0)
@@ -213,27 +210,7 @@ async def test_a_trickle_ends_at_the_deadline(beginning: bytes) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Key and certificate of `oracle.example`, in one file, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "oracle.example")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("oracle.example")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path / "oracle.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return file
+    return self_signed(tmp_path / "oracle.pem", hosts=["oracle.example"])
 
 
 async def test_tls_verifies_the_name_though_the_address_is_called(

@@ -60,20 +60,22 @@ def old_buffer(tmp_path: Path) -> Iterator[Server]:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """Serves an app on loopback with uvicorn; gives its URL."""
+async def serving(app: FastAPI, **more: Any) -> AsyncIterator[str]:
+    """Serves an app on loopback with uvicorn, of which `more` is asked; gives its URL."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="error", ws="none", lifespan="on", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, log_level="error", ws="none", lifespan="on", timeout_graceful_shutdown=1, **more)
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:
             assert not task.done(), task.result()
             await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        yield f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
+        sockets = [one.transport.get_extra_info("socket") for one in server.server_state.connections]
         server.should_exit = True
         await task
-        await asyncio.sleep(0.05)  # the loop closes the sockets of connections that ended meanwhile
+        while any(one.fileno() >= 0 for one in sockets):  # noqa: ASYNC110 - the loop closes them, a step later
+            await asyncio.sleep(0)
 
 
 class Blue(Oracle):

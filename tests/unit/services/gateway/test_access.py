@@ -29,6 +29,8 @@ ROUTES: list[tuple[str, str, str]] = [
     ("POST", "/v1/groups", "admin"),
     ("GET", "/v1/groups/{group_id}", "admin"),
     ("DELETE", "/v1/groups/{group_id}", "admin"),
+    ("POST", "/v1/runs/{run_id}/amendments", "score"),
+    ("GET", "/v1/runs/{run_id}/amendments", "rate"),
     ("GET", "/v1/runs/{run_id}/oracles/{name}/dead-letters", "score"),
     ("GET", "/v1/runs/{run_id}/oracles/{name}/dead-letters/{letter_id}", "score"),
     ("DELETE", "/v1/runs/{run_id}/oracles/{name}/dead-letters/{letter_id}", "score"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from rewardmesh.wire.errors import (
     UnknownOracle,
 )
 from rewardmesh.wire.messages import Checks, Scored, ScoreFailure
-from tests.unit.services.gateway.conftest import Front
+from services.gateway.app import build_gateway
+from tests.certificates import self_signed
+from tests.contract.conftest import Server
+from tests.unit.services.gateway.conftest import LOOPBACK, Front, serving
 
 GREY = np.full((8, 8, 3), 51, np.uint8)
 LARGE = np.full((80, 80, 3), 255, np.uint8)
@@ -72,3 +76,16 @@ def test_a_gateway_that_is_away_is_said_so(monkeypatch: pytest.MonkeyPatch) -> N
     with Client("http://127.0.0.1:9", "secret-token") as client, pytest.raises(GatewayUnavailable) as away:
         client.oracles()
     assert "secret-token" not in str(away.value)
+
+
+async def test_tls_is_verified_against_whom_the_environment_names(
+    front: Front, buffer: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rewardmesh.kit.client.PATIENCE_S", 0.0)
+    certificate, token = self_signed(tmp_path / "gateway.pem", addresses=["127.0.0.1"]), await front.token("score")
+    async with serving(build_gateway(buffer.url, LOOPBACK), ssl_certfile=certificate) as url:
+        with Client(url, token) as client, pytest.raises(GatewayUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await asyncio.to_thread(client.oracles)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with Client(url, token) as client:
+            assert await asyncio.to_thread(client.oracles) == []

@@ -10,6 +10,7 @@ import pytest
 from rewardmesh.kit.app import build_app
 from services.gateway.app import build_gateway
 from tests.oracle_server import Call, OracleServer, Response
+from tests.unit.reward_workers.test_dialects import serving as foreign
 from tests.unit.services.gateway.conftest import Blue, Front, serving
 
 
@@ -36,9 +37,7 @@ async def test_what_is_no_service_is_refused(front: Front, blue: str) -> None:
         assert "no oracle answers" in await refused(client, url="http://127.0.0.1:9", deadline_s=2)
         assert "no oracle answers" in await refused(client, url=f"{blue}/elsewhere", deadline_s=10)
         assert "url" in await refused(client, url="ftp://127.0.0.1/x")
-        assert "nothing answers" in await refused(
-            client, url="http://127.0.0.1:9", dialect="kserve", name="k", max_batch=1
-        )
+        assert "no options" in await refused(client, url=blue, options={"model": "clip"})
         assert "give both" in await refused(client, url=blue, dialect="kserve")
         assert (await client.get("/v1/oracles")).json() == []
 
@@ -71,6 +70,42 @@ async def test_what_does_not_conform_is_refused_with_the_report(front: Front) ->
         tested = await client.post("/v1/conformance", json={"url": server.url, "deadline_s": 5})
         assert tested.json()["passed"] is False
         assert (await client.get("/v1/oracles")).json() == []
+
+
+async def test_a_service_of_another_dialect_is_asked_for_a_reward_first(front: Front) -> None:
+    rewards: list[float] = [0.5]
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        return {"rewards": rewards * len(body["images"])}
+
+    async with foreign(answer) as service, front.client("admin") as client:
+        options = {"version": "3", "reward_min": 0, "reward_max": 1}
+        wanted = {"url": service.url, "dialect": "flow_factory", "name": "theirs", "max_batch": 4, "deadline_s": 5}
+        said = await refused(client, **wanted)
+        assert "version: Field required" in said
+        assert service.asked == []
+        assert "keys: " in await refused(client, **wanted, options=options | {"keys": "both"})
+        rewards[0] = 7.0
+        said = await refused(client, **wanted, options=options)
+        assert "reward 7.0 is outside the declared range 0.0 to 1.0" in said
+        tested = (await client.post("/v1/conformance", json=wanted | {"options": options})).json()
+        assert tested["passed"] is False
+        assert "FAIL  picture" in tested["report"]
+        assert (await client.get("/v1/oracles")).json() == []
+
+        rewards[0] = 0.5
+        registered = await client.post("/v1/oracles", json=wanted | {"options": options, "secret": "their-secret"})
+        assert (registered.status_code, registered.json()["endpoint"]["version"]) == (201, "3")
+        assert service.asked[-1][1]["authorization"] == "Bearer their-secret"
+        assert [len(body["images"]) for _, _, body in service.asked[-4:]] == [1, 4, 1, 1]
+        assert (await client.post("/v1/oracles/theirs/recheck")).status_code == 200
+        rewards.clear()
+        assert (await client.post("/v1/oracles/theirs/recheck")).status_code == 422
+        async with foreign(answer) as other:
+            moved = await client.patch("/v1/oracles/theirs", json={"url": other.url})
+            assert (moved.status_code, "0 rewards for 1 samples" in moved.text) == (422, True)
+        unanswered = await client.patch("/v1/oracles/theirs", json={"url": "http://127.0.0.1:9"})
+        assert (unanswered.status_code, "FAIL" in unanswered.text) == (422, True)
 
 
 async def test_an_identity_that_changed_is_refused_and_a_new_version_is_taken_over(front: Front, blue: str) -> None:

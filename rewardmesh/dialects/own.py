@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reward_workers.dialects.dialect import Asked, Part, Request
-from reward_workers.failures import CallerRefused
-from reward_workers.validate import RawReply, parse_reply
+from rewardmesh.dialects.dialect import Asked, Part, Request
+from rewardmesh.dialects.failures import CallerRefused
+from rewardmesh.dialects.reply import RawReply, parse_reply
 from rewardmesh.wire.messages import OracleEndpoint, ScoreBatch, ScoreItem
 
 __all__ = ["Own"]

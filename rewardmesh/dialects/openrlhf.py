@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reward_workers.dialects.dialect import Asked, DialectOptions, Request, in_order
-from reward_workers.validate import RawReply, load_answer
+from rewardmesh.dialects.dialect import Asked, DialectOptions, Request, in_order
+from rewardmesh.dialects.reply import RawReply, load_answer
 from rewardmesh.wire.messages import OracleEndpoint
 
 __all__ = ["OpenRLHF"]

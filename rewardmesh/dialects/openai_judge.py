@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import Field
 
-from reward_workers.dialects.dialect import Asked, DialectOptions, Request, in_order
-from reward_workers.failures import InvalidAnswer
-from reward_workers.validate import RawReply, load_answer
+from rewardmesh.dialects.dialect import Asked, DialectOptions, Request, in_order
+from rewardmesh.dialects.failures import InvalidAnswer
+from rewardmesh.dialects.reply import RawReply, load_answer
 from rewardmesh.wire.messages import Count, Number, OracleEndpoint
 
 __all__ = ["OpenAIJudge", "OpenAIJudgeOptions", "reward_in"]

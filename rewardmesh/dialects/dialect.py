@@ -9,8 +9,8 @@ from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reward_workers.failures import CallerRefused, InvalidAnswer
-from reward_workers.validate import RawReply
+from rewardmesh.dialects.failures import CallerRefused, InvalidAnswer
+from rewardmesh.dialects.reply import RawReply
 from rewardmesh.wire.codec import PNG
 from rewardmesh.wire.messages import Number, OracleEndpoint, OracleInfo
 from rewardmesh.wire.stream import Claim
