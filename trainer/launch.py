@@ -33,6 +33,7 @@ from ray.train.v2.api.config import FailureConfig  # ray.train's is typed as tha
 from rewardmesh.wire import errors
 from rewardmesh.wire.errors import RecipeError, RewardmeshError
 from rewardmesh.wire.telemetry import configure_logging, get_logger
+from rewardmesh.wire.tracing import configure_tracing, flush
 from trainer.coordination import Coordinator, Solo, TorchCoordinator, average_gradients_before_steps
 from trainer.loop import Loop
 from trainer.ray_metrics import RayMetrics
@@ -145,6 +146,7 @@ def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     configure_logging()
+    configure_tracing("trainer")
     coordinator: Coordinator = TorchCoordinator() if world_size > 1 else Solo()
     parts = _builder(config["parts"])(
         recipe, run_id=folder.run_id, device=_device(recipe), rank=rank, buffer_url=_buffer_url(config)
@@ -172,6 +174,7 @@ def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None
             )
     finally:
         parts.feedback.close()
+        flush()
         if metrics is not None:
             metrics.close()
 

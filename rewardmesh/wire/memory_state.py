@@ -50,6 +50,7 @@ class Open:
             attempts=self.attempts,
             deliveries=self.attempts + self.crashes + self.deliveries,
             failures=dict(self.failures),
+            traceparent=self.request.traceparent,
         )
 
 

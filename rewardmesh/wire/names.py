@@ -1,4 +1,4 @@
-"""Every name that more than one process must agree on: keys of the server, metrics, log fields.
+"""Every name that more than one process must agree on: keys of the server, metrics, spans, log fields.
 
 All keys of a run begin with `rm:{run_id}:`; the braces are a hash tag, so that one Lua call may touch them all, also
 on a cluster. What follows is one of `RUN_KEYS`, or one of `KEY_KINDS` with a group id, an oracle or a random token.
@@ -21,6 +21,7 @@ __all__ = [
     "REGISTRY_RUNS",
     "REGISTRY_SECRETS",
     "RUN_KEYS",
+    "SPANS",
     "WORKERS",
     "breaker_key",
     "prefix",
@@ -76,6 +77,17 @@ METRICS: Final[dict[str, str]] = {
     "rewardmesh_reward_time_exposed_s": "seconds an iteration waited for rewards, by run",
     "rewardmesh_reward_time_hidden_s": "seconds of reward time that learning overlapped, by run",
     "rewardmesh_iteration_s": "seconds an iteration took, by run and part",
+}
+
+#: Spans of a sample's trace, with their kind; `rewardmesh.wire.tracing` draws how they hang together.
+SPANS: Final[dict[str, str]] = {
+    "rollout": "INTERNAL",
+    "enqueue": "PRODUCER",
+    "claim": "CONSUMER",
+    "ask": "CLIENT",
+    "settle": "INTERNAL",
+    "retry": "INTERNAL",
+    "collect": "INTERNAL",
 }
 
 #: Fields of structured logs that identify what a line is about.

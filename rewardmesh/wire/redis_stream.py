@@ -65,6 +65,7 @@ class _Parcel(Message):
     sample: Sample
     media_type: str
     hint: Number | None
+    traceparent: str | None = None
 
 
 def open_redis_stream(client: Redis, run_id: str, *, settings: StreamSettings | None = None) -> RedisStream:
@@ -103,7 +104,9 @@ class RedisStream:
         args: list[str | int] = [group.group_id, stage, need, len(oracles), *oracles]
         for request in group.requests:
             sample = request.sample
-            parcel = _Parcel(sample=sample, media_type=request.media_type, hint=request.hint)
+            parcel = _Parcel(
+                sample=sample, media_type=request.media_type, hint=request.hint, traceparent=request.traceparent
+            )
             args += [sample.sample_id, len(request.picture), request.media_type]
             args += [sample.policy_version, parcel.to_json()]
         await self._upload(stage, ((request.sample.sample_id, request.picture) for request in group.requests))
@@ -341,6 +344,7 @@ class RedisStream:
                         attempts=attempts,
                         deliveries=deliveries,
                         failures=json.loads(by_class),
+                        traceparent=request.traceparent,
                     )
                 )
         return claims

@@ -82,6 +82,7 @@ class PendingSample:
     media_type: str
     picture: bytes
     hint: float | None = None
+    traceparent: str | None = None  # the span that its claims are children of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,7 @@ class Claim:
     attempts: int
     deliveries: int
     failures: Mapping[FailureCode, int] = field(default_factory=dict)
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
