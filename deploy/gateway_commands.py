@@ -200,7 +200,11 @@ def remove_oracle(name: OracleName) -> None:
 
 
 @oracle.command("test")
-def check_oracle(url: Url, deadline_s: Annotated[float, typer.Option(min=0.1)] = 30.0) -> None:
+def check_oracle(
+    url: Url,
+    deadline_s: Annotated[float, typer.Option(min=0.1)] = 30.0,
+    secret_file: Annotated[Path | None, typer.Option(help="A file with the token that it asks for.")] = None,
+) -> None:
     """Run the conformance check on a service and register nothing; needs no buffer. Status 1 if it fails."""
     import httpx
 
@@ -209,9 +213,10 @@ def check_oracle(url: Url, deadline_s: Annotated[float, typer.Option(min=0.1)] =
     from rewardmesh.wire.outgoing import OutgoingPolicy, open_client
 
     policy = OutgoingPolicy.parse(load_settings().outgoing_networks)
+    headers = {} if secret_file is None else {"Authorization": f"Bearer {secret_file.read_text().strip()}"}
 
     async def run() -> Any:
-        async with open_client(policy, timeout=httpx.Timeout(deadline_s)) as http:
+        async with open_client(policy, timeout=httpx.Timeout(deadline_s), headers=headers) as http:
             return await check_conformance(url, http=http, deadline_s=deadline_s)
 
     report = asyncio.run(run())

@@ -9,9 +9,11 @@ import asyncio
 import importlib
 
 import httpx
+from pydantic import SecretStr
 
 from deploy.serving import ServedApplication
 from deploy.settings import Settings
+from deploy.state import oracle_token
 from rewardmesh.wire.buffer import connect, describe
 from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo
@@ -28,6 +30,7 @@ __all__ = [
     "oracles_answer",
     "register_oracles",
     "require_weights",
+    "token_of",
 ]
 
 ORACLES = ("object_count", "ocr_spelling")
@@ -46,6 +49,12 @@ def oracle_url(serve_url: str, name: str) -> str:
     return f"{serve_url}/oracles/{name}"
 
 
+def token_of(settings: Settings) -> str:
+    """What our oracles ask for: REWARDMESH_ORACLE_TOKEN, or the one that this run root keeps."""
+    given = settings.oracle_token
+    return oracle_token(settings.state_dir) if given is None else given.get_secret_value()
+
+
 def applications(settings: Settings, *, redis_url: str) -> list[ServedApplication]:
     """The oracles, the reward workers and the gateway, as Serve applications. Deploys nothing."""
     from reward_workers.serve import worker_application
@@ -54,7 +63,8 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     from services.serve import OracleScale, OraclesSettings, oracle_applications
 
     scale = OracleScale(max_replicas=settings.max_oracle_replicas)
-    oracles = OraclesSettings(redis_url=redis_url, oracles=dict.fromkeys(ORACLES, scale))
+    token = SecretStr(token_of(settings))
+    oracles = OraclesSettings(redis_url=redis_url, oracles=dict.fromkeys(ORACLES, scale), token=token)
     workers = WorkerSettings(
         redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
     )
@@ -110,9 +120,12 @@ def is_healthy(url: str) -> bool:
         return False
 
 
-def register_oracles(redis_url: str, *, serve_url: str) -> str:
-    """Asks each oracle what it is and writes down where it is. Returns their names and versions."""
-    infos = [ask_oracle(oracle_url(serve_url, name)) for name in ORACLES]
+def register_oracles(redis_url: str, *, serve_url: str, token: str) -> str:
+    """Asks each oracle what it is, and writes down where it is and what it asks for. Returns their names and versions.
+
+    Raises: OracleUnavailable, BufferUnavailable.
+    """
+    infos = [ask_oracle(oracle_url(serve_url, name), token=token) for name in ORACLES]
 
     async def register() -> None:
         client = await connect(redis_url)
@@ -120,7 +133,7 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
             for info in infos:
                 url = oracle_url(serve_url, info.name)
                 endpoint = OracleEndpoint(name=info.name, url=url, version=info.version, max_batch=info.max_batch)
-                await Registry(client).put_oracle(endpoint)
+                await Registry(client).put_oracle(endpoint, secret=token)
         finally:
             await client.aclose()
 
@@ -128,11 +141,12 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
     return ", ".join(f"{info.name} {info.version}" for info in infos)
 
 
-def ask_oracle(url: str) -> OracleInfo:
+def ask_oracle(url: str, *, token: str) -> OracleInfo:
     """What the oracle there says about itself. Raises OracleUnavailable."""
+    headers = {"Authorization": f"Bearer {token}"}
     try:
-        answer = httpx.get(f"{url}/v1/oracle", timeout=30.0, trust_env=False).raise_for_status()
+        answer = httpx.get(f"{url}/v1/oracle", headers=headers, timeout=30.0, trust_env=False).raise_for_status()
         return OracleInfo.model_validate_json(answer.content)
     except (httpx.HTTPError, ValueError) as error:
-        advice = "see its log in the Ray dashboard"
+        advice = "see its log in the Ray dashboard; if another stack put it there, set REWARDMESH_ORACLE_TOKEN to its"
         raise OracleUnavailable(f"an oracle does not say what it is: {error}", url, advice) from error

@@ -32,7 +32,7 @@ from ray.train.v2.api.config import FailureConfig  # ray.train's is typed as tha
 
 from rewardmesh.wire import errors
 from rewardmesh.wire.errors import RecipeError, RewardmeshError
-from rewardmesh.wire.telemetry import configure_logging, get_logger
+from rewardmesh.wire.telemetry import about, configure_logging, get_logger
 from rewardmesh.wire.tracing import configure_tracing, flush
 from trainer.coordination import Coordinator, Solo, TorchCoordinator, average_gradients_before_steps
 from trainer.loop import Loop
@@ -102,7 +102,7 @@ def launch(
             num_workers=num_workers, use_gpu=recipe.use_gpu, resources_per_worker={"CPU": cpus_per_worker}
         ),
         run_config=RunConfig(
-            name="train",
+            name=folder.run_id,  # by which the dashboard shows it
             storage_path=str(folder.path / "ray"),
             # Without a limit for the controller, a request that no cluster can meet would be retried for ever.
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES),
@@ -128,7 +128,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
     if known is not None and not known["retryable"]:
         raise _rebuilt(known)  # restarted after something that the next attempt would only meet again
     try:
-        _train(folder, parse_recipe(config["recipe"], which="the run's recipe"), config)
+        with about(run_id=folder.run_id):
+            _train(folder, parse_recipe(config["recipe"], which="the run's recipe"), config)
     except RewardmeshError as error:
         folder.write_failure(
             {

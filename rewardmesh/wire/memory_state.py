@@ -61,6 +61,7 @@ class Queue:
     letters: MemoryLetters
     open: dict[tuple[str, str], Open] = field(default_factory=dict)
     num_entries: int = 0
+    num_settled: int = 0
 
 
 @dataclass

@@ -53,7 +53,7 @@ KEY_KINDS: Final[dict[str, str]] = {
     "retry": "sorted set by oracle: samples to be claimed again, by due time",
     "deferred": "sorted set by oracle: samples whose answer comes later, by deadline",
     "held": "sorted set by oracle: deferred samples whose picture is still kept, by time of deferral",
-    "stat": "hash by oracle: bytes in use, duplicates",
+    "stat": "hash by oracle: bytes in use, outcomes recorded, duplicates",
     "dead": "stream by oracle: failed samples, by the ids of dead letters; trimmed",
     "deadpics": "hash by oracle: pictures of failed samples, by dead letter",
 }

@@ -220,7 +220,7 @@ class RedisStream:
         await self._ask(self._client.zadd(self._key("policy"), {"version": version}, gt=True))
 
     async def depth(self, oracle: str) -> Depth:
-        lag, pending, retrying, deferred, in_use, budget, oldest_ms, dead = await self._call("depth", oracle)
+        lag, pending, retrying, deferred, in_use, budget, oldest_ms, dead, settled = await self._call("depth", oracle)
         return Depth(
             lag=lag,
             pending=pending,
@@ -230,6 +230,7 @@ class RedisStream:
             budget_bytes=budget,
             oldest_pending_s=oldest_ms / 1000,
             dead_letters=dead,
+            settled=settled,
         )
 
     async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:

@@ -155,7 +155,10 @@ class GroupOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """How much waits for one oracle. `lag`: undelivered; `pending`: delivered and unsettled."""
+    """How much waits for one oracle. `lag`: undelivered; `pending`: delivered and unsettled.
+
+    `settled` is how many outcomes were recorded so far: of two looks, the difference is the throughput.
+    """
 
     lag: int
     pending: int
@@ -165,6 +168,7 @@ class Depth:
     budget_bytes: int
     oldest_pending_s: float  # age of the oldest sample without an outcome, waiting or under lease
     dead_letters: int
+    settled: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@
              └─ collect, one an oracle (trainer)
 
 Off unless an exporter is set by the standard variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_EXPORTER` and their
-like) and the process said `configure_tracing`: nothing of OpenTelemetry is imported then, and a span passes its parent on.
-What crosses a process boundary is W3C's `traceparent`: in the trajectory store, beside the sample in the stream, in the
-header of the call. Spans name ids, never prompts, pictures or secrets.
+like) and the process said `configure_tracing`: nothing of OpenTelemetry is imported then, and a span passes its parent
+on. What crosses a process boundary is W3C's `traceparent`: in the trajectory store, beside the sample in the stream, in
+the header of the call. Spans name ids, never prompts, pictures or secrets.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _provider(exporters: Sequence[str]) -> Any:
 
 
 def _context(traceparent: str | None) -> Any:
-    """The context that a traceparent names; an empty one, in which a span begins a trace, for one that cannot be read."""
+    """The context that a traceparent names; one in which a span begins a trace, for one that cannot be read."""
     from opentelemetry.context import Context  # noqa: PLC0415 - as above
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 

@@ -130,8 +130,8 @@ async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> O
     said = {"url": wanted.url, "dialect": wanted.dialect, "options": wanted.options}
     known = {**wanted.given, **said, "name": name, "version": version, "max_batch": max_batch}
     endpoint = OracleEndpoint.model_validate(known)
-    await gateway.registry.put_oracle(endpoint)
-    await gateway.registry.put_secret(name, wanted.secret)
+    await gateway.registry.put_oracle(endpoint, secret=wanted.secret)
+    await gateway.registry.put_secret(name, wanted.secret)  # where there is none, one that was left behind goes
     await _keep_info(gateway, name, info)
     await gateway.audit.record(actor, "oracle.register", name, url=wanted.url, version=version)
     return endpoint
@@ -158,7 +158,7 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
             await _require_service(gateway, wanted.url)
     changed = endpoint.model_copy(update=new)
     if new:
-        await gateway.registry.put_oracle(changed)
+        await gateway.registry.put_oracle(changed, secret=wanted.secret)
     if "secret" in wanted.model_fields_set:
         await gateway.registry.put_secret(name, wanted.secret)
         new["secret"] = "forgotten" if wanted.secret is None else "replaced"
