@@ -224,6 +224,7 @@ class BufferFeedback:
             except BufferFull as error:
                 self._log.warning("the buffer takes no more", group_id=group.group_id, error=str(error))
                 admissions = {}
+            trace.set(oracles=len(oracles), accepted=sum(one.accepted for one in admissions.values()))
         self._clock.encoded(time.monotonic() - began)
         for oracle in oracles:
             pair = (group.group_id, oracle)

@@ -172,9 +172,10 @@ class RolloutMaker:
         for start in range(0, len(prompts), at_once):
             part = prompts[start : start + at_once]
             with ExitStack() as spans:
-                about = {"run_id": self._run_id, "policy_version": policy_version}
                 traces = [
-                    spans.enter_context(span("rollout", group_id=group_id, **about))
+                    spans.enter_context(
+                        span("rollout", run_id=self._run_id, group_id=group_id, policy_version=policy_version)
+                    )
                     for group_id in group_ids[start : start + at_once]
                 ]
                 trajectory = self._algorithm.rollout([one.prompt for one in part], size, rng)

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.util._once import Once
 
 from reward_workers.process import worker_on_server
 from reward_workers.settings import WorkerSettings
+from rewardmesh.kit.app import build_app
 from rewardmesh.wire import tracing
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.messages import OracleEndpoint
@@ -28,6 +30,7 @@ from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.tracing import configure_tracing, flush
 from tests.contract.conftest import Server, binary_of
 from tests.oracle_server import OracleServer, Response, reply
+from tests.unit.services.gateway.conftest import Blue
 from trainer.loop import Loop
 from trainer.recipe import Recipe
 from trainer.training_process import open_buffer_feedback
@@ -179,6 +182,16 @@ def test_a_sample_s_spans_are_one_trace_from_rollout_to_outcome(
         assert (span.name, span.trace_id.hex(), said(span)["sample_id"]) == ("ask", trace_id, call.sample_ids[0])
         others = [one for one in collector.named("ask") if span.span_id in {link.span_id for link in one.links}]
         assert sorted(said(one)["sample_id"] for one in others) == sorted(call.sample_ids[1:])
+
+
+def test_an_oracle_adds_its_own_span_below_the_call_s(collector: Collector) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with TestClient(build_app(Blue())) as client:
+        assert client.get("/v1/oracle", headers={"Traceparent": parent}).status_code == 200
+    flush()
+    (served,) = collector.spans
+    assert served.kind == served.SPAN_KIND_SERVER
+    assert (served.trace_id.hex(), served.parent_span_id.hex()) == tuple(parent.split("-")[1:3])
 
 
 def test_without_an_exporter_nothing_is_imported_and_a_parent_is_passed_on() -> None:
