@@ -189,8 +189,7 @@ def test_an_oracle_adds_its_own_span_below_the_call_s(collector: Collector) -> N
     with TestClient(build_app(Blue())) as client:
         assert client.get("/v1/oracle", headers={"Traceparent": parent}).status_code == 200
     flush()
-    (served,) = collector.spans
-    assert served.kind == served.SPAN_KIND_SERVER
+    (served,) = [one for one in collector.spans if one.kind == one.SPAN_KIND_SERVER]
     assert (served.trace_id.hex(), served.parent_span_id.hex()) == tuple(parent.split("-")[1:3])
 
 
