@@ -158,16 +158,20 @@ def doctor() -> None:
 @app.command()
 def status(
     check: Annotated[bool, typer.Option("--check", help="Say nothing; status 1 if the stack is not well.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Say it once; so it is where there is no terminal.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say it once, as JSON.")] = False,
 ) -> None:
-    """Say what runs here, and what waits in the buffer."""
+    """Show what runs here and what waits in the buffer, every second until Ctrl-C."""
     from deploy.settings import load_settings
-    from deploy.status import is_well, report_lines
 
     settings = load_settings()
     if check:
+        from deploy.status import is_well
+
         raise typer.Exit(0 if is_well(settings) else 1)
-    for line in report_lines(settings):
-        typer.echo(line)
+    from deploy.commands import show_status
+
+    show_status(settings, once=once, as_json=as_json)
 
 
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

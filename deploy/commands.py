@@ -18,7 +18,7 @@ from deploy.weights import require_world
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.strict_json import dump_json
 
-__all__ = ["evaluate_run", "start_stack", "stop_here", "train_run", "world_commands"]
+__all__ = ["evaluate_run", "show_status", "start_stack", "stop_here", "train_run", "world_commands"]
 
 
 def start_stack(settings: Settings, *, foreground: bool) -> None:
@@ -60,6 +60,26 @@ def stop_here(settings: Settings) -> None:
             Stack(settings).take_off(state)
         stop_stack(state, settings.state_dir)
         typer.echo(f"stopped ({time.monotonic() - began:.1f} s); the buffer's data stay in {settings.data_dir}")
+
+
+def show_status(settings: Settings, *, once: bool, as_json: bool) -> None:
+    """`rewardmesh status`. Said once, it takes a second look where a run is alive: rates need two."""
+    from deploy.status import json_of, lines_of, look, rates
+    from deploy.status_view import watch
+
+    console = Console()
+    if console.is_terminal and not (once or as_json):
+        watch(settings, console)
+        return
+    first = last = look(settings)
+    if first.status is not None and first.status.runs:
+        time.sleep(1.0)
+        last = look(settings)
+    if as_json:
+        typer.echo(json_of(last, rates(first, last)))
+    else:
+        for line in lines_of(last, rates(first, last)):
+            typer.echo(line)
 
 
 def train_run(

@@ -17,7 +17,6 @@ from transformers.utils import logging as transformers_logging
 from deploy.judging import ServedJudge
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.errors import RecipeError
-from rewardmesh.wire.messages import OracleEndpoint
 from rewardmesh.wire.registry import Registry
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.checkpoint import CheckpointFolder
@@ -28,19 +27,22 @@ from trainer.samplers import student_sampler, teacher_sampler
 from trainer.training_process import load_family, model_folder
 from trainer.worlds.shapes.prompts import heldout_prompts
 
-__all__ = ["Evaluator", "Which", "registered_oracles"]
+__all__ = ["Evaluator", "Which", "registered_judge"]
 
 Which = Literal["teacher", "student"]
 Tell = Callable[[int, int], None]
 
 
-def registered_oracles(redis_url: str) -> dict[str, OracleEndpoint]:
-    """The oracles that the registry knows, by name."""
+def registered_judge(redis_url: str) -> ServedJudge:
+    """A judge that asks the oracles that the registry knows. Raises BufferUnavailable."""
 
-    async def ask() -> dict[str, OracleEndpoint]:
+    async def ask() -> ServedJudge:
         client = await connect(redis_url)
         try:
-            return {endpoint.name: endpoint for endpoint in await Registry(client).oracles()}
+            registry = Registry(client)
+            endpoints = {endpoint.name: endpoint for endpoint in await registry.oracles()}
+            secrets = {name: await registry.secret(name) for name in endpoints}
+            return ServedJudge(endpoints, {name: secret for name, secret in secrets.items() if secret is not None})
         finally:
             await client.aclose()
 
@@ -56,7 +58,7 @@ class Evaluator:
         for libraries in (diffusers_logging, transformers_logging):
             libraries.disable_progress_bar()  # they would draw over ours
         self._recipe = recipe
-        self._judge = ServedJudge(registered_oracles(redis_url))
+        self._judge = registered_judge(redis_url)
         device = torch.device("cuda" if recipe.use_gpu and torch.cuda.is_available() else "cpu")
         self.family: Sd3Family = load_family(recipe, device=device)
         self.plan: list[HeldoutPicture] = plan_heldout(

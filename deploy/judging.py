@@ -40,10 +40,11 @@ def oracles_for(checks: Checks) -> list[str]:
 
 
 class ServedJudge:
-    """A `trainer.evaluate.Judge` that asks the endpoints given, by name."""
+    """A `trainer.evaluate.Judge` that asks the endpoints given, by name, with the secrets that they want."""
 
-    def __init__(self, endpoints: Mapping[str, OracleEndpoint]) -> None:
+    def __init__(self, endpoints: Mapping[str, OracleEndpoint], secrets: Mapping[str, str]) -> None:
         self._endpoints = endpoints
+        self._secrets = secrets
 
     def __call__(
         self, pictures: Pictures, specs: Sequence[HeldoutPrompt]
@@ -74,7 +75,7 @@ class ServedJudge:
             raise OracleUnavailable("an oracle that held-out prompts need is not registered", name, "`rewardmesh up`")
         details: dict[int, dict[str, Any]] = {}
         policy = OutgoingPolicy.parse(load_settings().outgoing_networks)
-        async with OracleClient(self._endpoints[name], policy=policy) as client:
+        async with OracleClient(self._endpoints[name], policy=policy, secret=self._secrets.get(name)) as client:
             await client.info()
             for start in range(0, len(claims), client.max_batch):
                 part = claims[start : start + client.max_batch]

@@ -266,7 +266,8 @@ class Stack:
             self._update(deployed=tuple(part.name for part in wanted))
             serving.deploy(wanted, timeout_s=settings.start_timeout_s, tell=self._tell)
         with self.timings.part("registry", "asking the oracles what they are") as said:
-            said.append(parts.register_oracles(self.redis_url, serve_url=self.serve_url))
+            token = parts.token_of(settings)
+            said.append(parts.register_oracles(self.redis_url, serve_url=self.serve_url, token=token))
 
     def _update(self, **changes: object) -> None:
         """Changes the state, on disk too, before anything else is started: a killed start leaves a trace."""

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from collections.abc import Mapping
 
 import httpx
+from pydantic import SecretStr
 
 from deploy.serving import ServedApplication
 from deploy.settings import Settings
+from deploy.state import oracle_token
 from rewardmesh.wire.buffer import connect, describe
 from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo
@@ -28,6 +31,7 @@ __all__ = [
     "oracles_answer",
     "register_oracles",
     "require_weights",
+    "token_of",
 ]
 
 ORACLES = ("object_count", "ocr_spelling")
@@ -46,6 +50,12 @@ def oracle_url(serve_url: str, name: str) -> str:
     return f"{serve_url}/oracles/{name}"
 
 
+def token_of(settings: Settings) -> str:
+    """What our oracles ask for: REWARDMESH_ORACLE_TOKEN, or the one that this run root keeps."""
+    given = settings.oracle_token
+    return oracle_token(settings.state_dir) if given is None else given.get_secret_value()
+
+
 def applications(settings: Settings, *, redis_url: str) -> list[ServedApplication]:
     """The oracles, the reward workers and the gateway, as Serve applications. Deploys nothing."""
     from reward_workers.serve import worker_application
@@ -54,7 +64,8 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     from services.serve import OracleScale, OraclesSettings, oracle_applications
 
     scale = OracleScale(max_replicas=settings.max_oracle_replicas)
-    oracles = OraclesSettings(redis_url=redis_url, oracles=dict.fromkeys(ORACLES, scale))
+    token = SecretStr(token_of(settings))
+    oracles = OraclesSettings(redis_url=redis_url, oracles=dict.fromkeys(ORACLES, scale), token=token)
     workers = WorkerSettings(
         redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
     )
@@ -110,12 +121,14 @@ def is_healthy(url: str) -> bool:
         return False
 
 
-def register_oracles(redis_url: str, *, serve_url: str) -> str:
-    """Asks each oracle what it is and writes down where it is. Returns their names and versions.
+def register_oracles(redis_url: str, *, serve_url: str, token: str) -> str:
+    """Asks each oracle what it is, and writes down where it is and what it asks for. Returns their names and versions.
 
     What an operator made of one that is known (its limits, its state) stays.
+
+    Raises: OracleUnavailable, BufferUnavailable.
     """
-    infos = [ask_oracle(oracle_url(serve_url, name)) for name in ORACLES]
+    infos = [ask_oracle(oracle_url(serve_url, name), token=token) for name in ORACLES]
 
     from services.gateway.audit import OPERATOR, Audit
 
@@ -128,7 +141,7 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
                 said = {"url": oracle_url(serve_url, info.name), "version": info.version}
                 new = OracleEndpoint.model_validate({"name": info.name, "max_batch": info.max_batch, **said})
                 endpoint = known[info.name].model_copy(update=said) if info.name in known else new
-                await registry.put_oracle(endpoint)
+                await registry.put_oracle(endpoint, secret=token)
                 if endpoint != known.get(info.name):
                     await audit.record(OPERATOR, "oracle.register", info.name, **said)
         finally:
@@ -138,16 +151,17 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
     return ", ".join(f"{info.name} {info.version}" for info in infos)
 
 
-def ask_oracle(url: str) -> OracleInfo:
+def ask_oracle(url: str, *, token: str) -> OracleInfo:
     """What the oracle there says about itself. Raises OracleUnavailable."""
+    headers = {"Authorization": f"Bearer {token}"}
     try:
-        answer = _get(f"{url}/v1/oracle", timeout_s=30.0).raise_for_status()
+        answer = _get(f"{url}/v1/oracle", timeout_s=30.0, headers=headers).raise_for_status()
         return OracleInfo.model_validate_json(answer.content)
     except (httpx.HTTPError, ValueError) as error:
-        advice = "see its log in the Ray dashboard"
+        advice = "see its log in the Ray dashboard; if another stack put it there, set REWARDMESH_ORACLE_TOKEN to its"
         raise OracleUnavailable(f"an oracle does not say what it is: {error}", url, advice) from error
 
 
-def _get(url: str, *, timeout_s: float) -> httpx.Response:
+def _get(url: str, *, timeout_s: float, headers: Mapping[str, str] | None = None) -> httpx.Response:
     """No proxy of the environment is asked; SSL_CERT_FILE names whom TLS trusts."""
-    return httpx.get(url, timeout=timeout_s, trust_env=False, verify=httpx.create_ssl_context())
+    return httpx.get(url, headers=headers, timeout=timeout_s, trust_env=False, verify=httpx.create_ssl_context())

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rewardmesh.wire.errors import RewardmeshError
@@ -20,6 +20,7 @@ from rewardmesh.wire.networks import AllowedNetworks
 __all__ = ["Fsync", "Settings", "SettingsError", "load_settings"]
 
 Fsync = Literal["always", "everysec", "no"]
+BearerToken = Annotated[SecretStr, Field(min_length=16, max_length=4096)]
 PREFIX = "REWARDMESH_"
 LOOPBACK = "127.0.0.0/8, ::1/128"
 
@@ -53,6 +54,11 @@ class Settings(BaseSettings):
     ray_port: int = Field(default=0, ge=0, le=65535)
     allowed_networks: AllowedNetworks | None = None
     """Networks, beside public addresses, in which oracles are called; unset: where the stack's own listen."""
+
+    oracle_token: BearerToken | None = None
+    """What the stack's own oracles ask for; unset: made at the first start, and kept beside the stack's state."""
+    log_format: Literal["json", "text"] | None = None
+    """Of the logs on standard error; unset: text on a terminal, JSON lines elsewhere."""
 
     server_binary: Path | None = None
     """A valkey-server or redis-server to use instead of searching for one."""
@@ -151,6 +157,7 @@ def load_settings() -> Settings:
         first = invalid.errors()[0]
         field = str(first["loc"][0])
         name = field if field.isupper() else PREFIX + field.upper()
+        said = "" if field == "oracle_token" else f"={first['input']!r}"
         raise SettingsError(
-            f"environment variable {name}={first['input']!r} is not valid", name, f"{first['msg']}; change or unset it"
-        ) from invalid
+            f"environment variable {name}{said} is not valid", name, f"{first['msg']}; change or unset it"
+        ) from None

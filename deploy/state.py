@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deploy.processes import ProcessRecord
 from rewardmesh.wire.errors import RewardmeshError
 
-__all__ = ["StackBusy", "StackState", "exclusive", "read_state", "remove_state", "write_state"]
+__all__ = ["StackBusy", "StackState", "exclusive", "oracle_token", "read_state", "remove_state", "write_state"]
 
 
 class StackBusy(RewardmeshError):
@@ -80,6 +81,20 @@ def write_state(state_dir: Path, state: StackState) -> None:
 def remove_state(state_dir: Path) -> None:
     """Forgets the stack; forgetting none is no error."""
     _path(state_dir).unlink(missing_ok=True)
+
+
+def oracle_token(state_dir: Path) -> str:
+    """The token of the stack's own oracles: made once in this run root, kept, and for its owner's eyes alone."""
+    path = state_dir / "oracle-token"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        made = secrets.token_urlsafe(32)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(made)
+        return made
 
 
 @contextmanager

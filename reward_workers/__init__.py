@@ -7,6 +7,7 @@
     link       one oracle as one worker sees it: client, limits, pauses
     pump       claim → ask → settle for one (run, oracle)
     worker     finds runs and oracles, keeps a pump for every pair
+    spans      the samples' spans, where traces are exported
     recorder   what becomes of an asked batch: settle, retry, release
     meter      what a worker measures
     pictures   re-encodes what an oracle does not open

@@ -164,10 +164,10 @@ class OracleClient:
         return Answer(results=[by_id[claim.sample.sample_id] for claim in claims], version=reply.version)
 
     async def _post(self, request: Request, asked: Sequence[Asked]) -> bytes:
-        key = idempotency_key(self.endpoint.name, [one.claim for one in asked])
-        return await self._call(
-            "POST", request.path, json=request.json, files=request.parts, headers={"Idempotency-Key": key}
-        )
+        headers = {"Idempotency-Key": idempotency_key(self.endpoint.name, [one.claim for one in asked])}
+        if (traceparent := asked[0].claim.traceparent) is not None:  # one header for all: the others link to this one
+            headers["traceparent"] = traceparent
+        return await self._call("POST", request.path, json=request.json, files=request.parts, headers=headers)
 
     async def _call(self, method: str, path: str, **request: Any) -> bytes:
         """The body of a successful answer; every exception of httpx is mapped here and nowhere else."""

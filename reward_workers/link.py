@@ -18,6 +18,7 @@ from reward_workers.client import Answer, OracleClient
 from reward_workers.meter import Meter
 from reward_workers.policy import RetryPolicy
 from reward_workers.settings import WorkerSettings
+from reward_workers.spans import sample_spans
 from rewardmesh.dialects.failures import CallFailure, Overloaded, RequestRefused
 from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
 from rewardmesh.wire.messages import OracleEndpoint
@@ -128,7 +129,8 @@ class OracleLink:
         async with self._slot(self.endpoint.concurrency if alone else 1):
             began_s = asyncio.get_running_loop().time()
             try:
-                answer = await self._client.score(claims)
+                with sample_spans("ask", claims, oracle=self.endpoint.name) as traced:
+                    answer = await self._client.score(traced)
             except (OracleError, ProtocolError) as error:
                 failure = cast("CallFailure", error)  # the client raises nothing else
                 if isinstance(failure, RequestRefused):

@@ -22,6 +22,7 @@ from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Stream
 from rewardmesh.wire.telemetry import configure_logging
+from rewardmesh.wire.tracing import configure_tracing, flush
 
 __all__ = ["main", "run_worker", "worker_on_server"]
 
@@ -67,10 +68,13 @@ def main() -> int:
         place = ".".join(map(str, first["loc"]))
         sys.stderr.write(f"worker settings: {place}: {first['msg']}; see REWARDMESH_WORKER_… in the environment\n")
         return 1
-    configure_logging(json_lines=True)
+    configure_logging()
     try:
+        configure_tracing("worker")
         asyncio.run(run_worker(settings))
     except RewardmeshError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    finally:
+        flush()
     return 0

@@ -20,6 +20,7 @@ from reward_workers.meter import Meter
 from reward_workers.policy import backoff_s
 from reward_workers.recorder import Outcome, Recorder
 from reward_workers.settings import WorkerSettings
+from reward_workers.spans import sample_spans
 from rewardmesh.dialects.failures import CallFailure, Overloaded, RequestRefused, failure_of
 from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
 from rewardmesh.wire.stream import Claim, Stream
@@ -115,6 +116,10 @@ class Pump:
 
     async def _serve(self, claims: Sequence[Claim], turn: Turn) -> None:
         """One batch from claim to settle; hands it back if it is cancelled."""
+        with sample_spans("claim", claims, oracle=self._oracle, worker=self._consumer) as traced:
+            await self._serve_traced(traced, turn)
+
+    async def _serve_traced(self, claims: Sequence[Claim], turn: Turn) -> None:
         began_s = asyncio.get_running_loop().time()
         heart = asyncio.create_task(self._heartbeat(claims))
         ask = asyncio.create_task(self._ask_all(claims, turn))

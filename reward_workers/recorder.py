@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from reward_workers.meter import Meter
 from reward_workers.policy import RetryPolicy, backoff_s, is_retryable
+from reward_workers.spans import sample_spans
 from rewardmesh.wire.errors import BufferFault
 from rewardmesh.wire.messages import ScoreFailure
 from rewardmesh.wire.stream import Claim, Result, SettleReport, Stream
@@ -106,9 +107,11 @@ class Recorder:
             await self._retry(claim, failure, due_s)
 
     async def _settle(self, settled: Sequence[tuple[Claim, Result]], *, version: str) -> None:
-        report = await self._offer(
-            lambda: self._stream.settle(self._oracle, consumer=self._consumer, outcomes=settled, version=version)
-        )
+        claims, results = [claim for claim, _ in settled], [result for _, result in settled]
+        with sample_spans("settle", claims, oracle=self._oracle, results=results, version=version):
+            report = await self._offer(
+                lambda: self._stream.settle(self._oracle, consumer=self._consumer, outcomes=settled, version=version)
+            )
         if report is None:
             return
         self._count(settled, report, version)
@@ -135,15 +138,17 @@ class Recorder:
     async def _retry(self, claim: Claim, failure: ScoreFailure | None, due_s: float) -> None:
         """Due at one time for all of a batch, though each is a call of its own."""
         loop = asyncio.get_running_loop()
-        handed_back = await self._offer(
-            lambda: self._stream.retry(
-                self._oracle,
-                consumer=self._consumer,
-                claim=claim,
-                failure=failure,
-                delay_s=max(0.0, due_s - loop.time()),
+        results = [] if failure is None else [failure]
+        with sample_spans("retry", [claim], oracle=self._oracle, results=results):
+            handed_back = await self._offer(
+                lambda: self._stream.retry(
+                    self._oracle,
+                    consumer=self._consumer,
+                    claim=claim,
+                    failure=failure,
+                    delay_s=max(0.0, due_s - loop.time()),
+                )
             )
-        )
         if handed_back and failure is not None:
             self._meter.count("rewardmesh_samples_retried", 1, code=failure.code, **self._labels)
 

@@ -21,6 +21,7 @@ from reward_workers.worker import Worker
 from rewardmesh.wire.errors import BufferUnavailable
 from rewardmesh.wire.names import METRICS
 from rewardmesh.wire.telemetry import configure_logging, get_logger
+from rewardmesh.wire.tracing import configure_tracing, flush
 
 __all__ = ["RayMeter", "WorkerReplica", "worker_application"]
 
@@ -46,7 +47,8 @@ class WorkerReplica:
     """One worker loop as a background task of the replica's event loop."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        configure_logging(json_lines=True)
+        configure_logging()
+        configure_tracing("worker")
         self._started: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         self._loop_task = asyncio.create_task(self._work(WorkerSettings(**settings)), name="reward worker")
         self._worker = await self._started
@@ -70,6 +72,7 @@ class WorkerReplica:
         """Finishes or hands back what was claimed."""
         self._worker.stop()
         await asyncio.wait({self._loop_task})
+        await asyncio.to_thread(flush)
 
     async def _work(self, settings: WorkerSettings) -> None:
         try:

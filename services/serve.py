@@ -3,8 +3,8 @@
     for one in oracle_applications(OraclesSettings(redis_url=url)):
         serve.run(one.application, name=one.name, route_prefix=one.route_prefix)
 
-An oracle then answers the protocol under `/oracles/<name>/v1/…`. Replicas are plain oracles in the app of
-`rewardmesh.kit.app`; nothing here is asked how to score.
+An oracle then answers the protocol under `/oracles/<name>/v1/…`, to those who have the token. Replicas are plain
+oracles in the app of `rewardmesh.kit.app`; nothing here is asked how to score.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
 from rewardmesh.kit.app import AppLimits, build_app
 from rewardmesh.wire.errors import RecipeError
+from rewardmesh.wire.telemetry import configure_logging
+from rewardmesh.wire.tracing import configure_tracing
 from services.catalogue import ORACLES, make_oracle
 
 __all__ = ["OracleApplication", "OracleScale", "OraclesSettings", "oracle_applications"]
@@ -61,6 +63,8 @@ class OraclesSettings(BaseModel):
     redis_url: str | None = None
     """The buffer whose backlog oracles scale on; None leaves it to REDIS_URL on the head node."""
     oracles: dict[str, OracleScale] = Field(default_factory=lambda: {name: OracleScale() for name in ORACLES})
+    token: SecretStr | None = None
+    """The bearer token that every route but health asks for; None asks for none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +83,9 @@ def oracle_applications(settings: OraclesSettings | None = None) -> list[OracleA
     for name, scale in at.oracles.items():
         if name not in ORACLES:
             raise RecipeError("no such oracle", name, f"choose among {', '.join(ORACLES)}")
-        application = _deployment(name, scale, at.redis_url).bind(name, scale.options, max(1, int(scale.num_cpus)))
+        token = None if at.token is None else at.token.get_secret_value()
+        num_threads = max(1, int(scale.num_cpus))
+        application = _deployment(name, scale, at.redis_url).bind(name, scale.options, num_threads, token)
         built.append(OracleApplication(name=name, application=application, route_prefix=f"/oracles/{name}"))
     return built
 
@@ -88,11 +94,13 @@ def oracle_applications(settings: OraclesSettings | None = None) -> list[OracleA
 class _OracleReplica:
     """One replica: the oracle, made here so that weights are loaded once, and its app."""
 
-    def __init__(self, name: str, options: dict[str, Any], num_threads: int) -> None:
+    def __init__(self, name: str, options: dict[str, Any], num_threads: int, token: str | None) -> None:
         import torch  # noqa: PLC0415 - the driver, which only describes deployments, needs no torch
 
+        configure_logging()
+        configure_tracing(name)
         torch.set_num_threads(num_threads)
-        self._app = build_app(make_oracle(name, options), limits=AppLimits())
+        self._app = build_app(make_oracle(name, options), limits=AppLimits(), token=token)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._app

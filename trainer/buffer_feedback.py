@@ -26,6 +26,7 @@ from rewardmesh.wire.errors import BufferFull, BufferUnavailable, UnknownGroup
 from rewardmesh.wire.messages import Scored
 from rewardmesh.wire.stream import Group, PendingSample, Stream
 from rewardmesh.wire.telemetry import get_logger
+from rewardmesh.wire.tracing import span
 from trainer.feedback import FeedbackDepth, GroupFeedback, PictureGroup, RewardClock, RewardTimes
 
 __all__ = ["BufferFeedback", "OpenStream"]
@@ -195,6 +196,7 @@ class BufferFeedback:
         self._commands: asyncio.Queue[Awaitable[None] | None] = asyncio.Queue()
         self._stop = asyncio.Event()
         async with self._open_stream() as self._stream:
+            self._log = self._log.bind(run_id=self._stream.run_id)
             self._started.set_result(None)
             await self._until_told()
 
@@ -220,14 +222,17 @@ class BufferFeedback:
 
     async def _send(self, group: PictureGroup) -> None:
         began = time.monotonic()
-        packed = await asyncio.to_thread(_pack, group)
         oracles = (*group.awaited, *group.late)
         self._oracles.update(dict.fromkeys(oracles))
-        try:
-            admissions = await self._persistently(partial(self._stream.enqueue, packed, oracles=oracles))
-        except BufferFull as error:
-            self._log.warning("the buffer takes no more", group_id=group.group_id, error=str(error))
-            admissions = {}
+        ids = {"run_id": group.run_id, "group_id": group.group_id}
+        with span("enqueue", parent=group.traceparent, samples=len(group.samples), **ids) as trace:
+            packed = await asyncio.to_thread(_pack, group, trace.traceparent)
+            try:
+                admissions = await self._persistently(partial(self._stream.enqueue, packed, oracles=oracles))
+            except BufferFull as error:
+                self._log.warning("the buffer takes no more", group_id=group.group_id, error=str(error))
+                admissions = {}
+            trace.set(oracles=len(oracles), accepted=sum(one.accepted for one in admissions.values()))
         self._clock.encoded(time.monotonic() - began)
         for oracle in oracles:
             pair = (group.group_id, oracle)
@@ -337,11 +342,11 @@ async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
             task.exception()  # looked at, so that it is not reported as forgotten
 
 
-def _pack(group: PictureGroup) -> Group:
+def _pack(group: PictureGroup, traceparent: str | None) -> Group:
     """Encodes the pictures, losslessly. Raises RewardmeshError."""
     requests = []
     for sample, pictured in zip(group.wire_samples(), group.samples, strict=True):
         media_type = choose_media_type(pictured.picture)
         encoded = encode_picture(pictured.picture, media_type)
-        requests.append(PendingSample(sample=sample, media_type=media_type, picture=encoded))
+        requests.append(PendingSample(sample=sample, media_type=media_type, picture=encoded, traceparent=traceparent))
     return Group(group_id=group.group_id, requests=tuple(requests))

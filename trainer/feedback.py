@@ -64,6 +64,8 @@ class PictureGroup:
     """Oracles that are waited for."""
     late: tuple[str, ...] = ()
     """Oracles whose answers are taken whenever they come."""
+    traceparent: str | None = None
+    """The span of its rollout, if traces are exported."""
 
     def wire_samples(self) -> list[Sample]:
         """The samples as messages. Raises pydantic.ValidationError (a ValueError) for checks of another shape."""

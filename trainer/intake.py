@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from rewardmesh.wire.messages import Deferred, Scored, ScoreFailure
 from rewardmesh.wire.telemetry import get_logger
+from rewardmesh.wire.tracing import span
 from trainer.feedback import Feedback, GroupFeedback
 from trainer.replay_bank import ReplayBank
 from trainer.rollouts import Rollout, RolloutMaker
@@ -76,7 +77,10 @@ class Intake:
         """Takes in what has come; returns how many answers."""
         arrived = self._feedback.collect(wait_s=wait_s)
         for answer in arrived:
-            self._take(answer)
+            ids = {"group_id": answer.group_id, "oracle": answer.oracle}
+            parent = self._store.header(answer.group_id).traceparent if answer.group_id in self._store else None
+            with span("collect", parent=parent, status=answer.status, **ids):
+                self._take(answer)
         return len(arrived)
 
     def finish(self, rollout: Rollout) -> None:

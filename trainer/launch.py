@@ -32,7 +32,8 @@ from ray.train.v2.api.config import FailureConfig  # ray.train's is typed as tha
 
 from rewardmesh.wire import errors
 from rewardmesh.wire.errors import RecipeError, RewardmeshError
-from rewardmesh.wire.telemetry import configure_logging, get_logger
+from rewardmesh.wire.telemetry import about, configure_logging, get_logger
+from rewardmesh.wire.tracing import configure_tracing, flush
 from trainer.coordination import Coordinator, Solo, TorchCoordinator, average_gradients_before_steps
 from trainer.loop import Loop
 from trainer.ray_metrics import RayMetrics
@@ -101,7 +102,7 @@ def launch(
             num_workers=num_workers, use_gpu=recipe.use_gpu, resources_per_worker={"CPU": cpus_per_worker}
         ),
         run_config=RunConfig(
-            name="train",
+            name=folder.run_id,  # by which the dashboard shows it
             storage_path=str(folder.path / "ray"),
             # Without a limit for the controller, a request that no cluster can meet would be retried for ever.
             failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=CONTROLLER_FAILURES),
@@ -127,7 +128,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
     if known is not None and not known["retryable"]:
         raise _rebuilt(known)  # restarted after something that the next attempt would only meet again
     try:
-        _train(folder, parse_recipe(config["recipe"], which="the run's recipe"), config)
+        with about(run_id=folder.run_id):
+            _train(folder, parse_recipe(config["recipe"], which="the run's recipe"), config)
     except RewardmeshError as error:
         folder.write_failure(
             {
@@ -145,6 +147,7 @@ def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     configure_logging()
+    configure_tracing("trainer")
     coordinator: Coordinator = TorchCoordinator() if world_size > 1 else Solo()
     parts = _builder(config["parts"])(
         recipe, run_id=folder.run_id, device=_device(recipe), rank=rank, buffer_url=_buffer_url(config)
@@ -172,6 +175,7 @@ def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None
             )
     finally:
         parts.feedback.close()
+        flush()
         if metrics is not None:
             metrics.close()
 

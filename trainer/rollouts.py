@@ -8,6 +8,7 @@ Axis legend: B samples, G group size, K steps, C/H/W latent; pictures [B, H, W, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rewardmesh.wire.tracing import span
 from trainer.algorithms.interface import Algorithm
 from trainer.feedback import PictureGroup, PictureSample
 from trainer.recipe_sections import PromptSettings
@@ -169,11 +171,19 @@ class RolloutMaker:
         rng = torch.Generator().manual_seed(seed_for(self._seed, 2, index, self._rank))
         for start in range(0, len(prompts), at_once):
             part = prompts[start : start + at_once]
-            trajectory = self._algorithm.rollout([one.prompt for one in part], size, rng)
+            with ExitStack() as spans:
+                traces = [
+                    spans.enter_context(
+                        span("rollout", run_id=self._run_id, group_id=group_id, policy_version=policy_version)
+                    )
+                    for group_id in group_ids[start : start + at_once]
+                ]
+                trajectory = self._algorithm.rollout([one.prompt for one in part], size, rng)
             boundaries = trajectory.boundaries.detach().to("cpu", torch.float16)
             sigmas = tuple(float(sigma) for sigma in trajectory.sigmas.tolist())
             groups = boundaries.reshape(len(part), size, *boundaries.shape[1:]).numpy()
-            for prompt, group_id, group in zip(part, group_ids[start : start + at_once], groups, strict=True):
+            made = zip(part, group_ids[start : start + at_once], groups, traces, strict=True)
+            for prompt, group_id, group, trace in made:
                 header = GroupHeader(
                     group_id=group_id,
                     rollout_index=index,
@@ -183,6 +193,7 @@ class RolloutMaker:
                     checks=prompt.checks,
                     sigmas=sigmas,
                     group_size=size,
+                    traceparent=trace.traceparent,
                 )
                 self._store.add_group(StoredGroup(header=header, boundaries=group))
 
@@ -208,4 +219,5 @@ class RolloutMaker:
             ),
             awaited=tuple(name for name in oracles if name in awaited),
             late=tuple(name for name in oracles if name not in awaited),
+            traceparent=header.traceparent,
         )

@@ -50,6 +50,8 @@ class GroupHeader:
     """K+1 levels."""
     group_size: int
     """G."""
+    traceparent: str | None = None
+    """The span of its rollout, if traces are exported: what becomes of it later belongs to the same trace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,7 @@ class TrajectoryStore:
                 "checks": dict(group.header.checks),
                 "sigmas": list(group.header.sigmas),
                 "group_size": group.header.group_size,
+                **({"traceparent": group.header.traceparent} if group.header.traceparent else {}),
                 "shape": list(group.boundaries.shape),
             }
         ).encode()

@@ -193,7 +193,8 @@ class _Server:
             if len(inputs) > 1:
                 return [result for one in inputs for result in self._score([one])]
             sample = inputs[0].sample
-            logger.exception("oracle %s failed on sample %s", self._oracle.info.name, sample.sample_id)
+            ids = {"run_id": sample.run_id, "group_id": sample.group_id, "sample_id": sample.sample_id}
+            logger.exception("oracle.failed", extra={"oracle": self._oracle.info.name, **ids})
             reason = f"{type(error).__name__}: {error}"[:1000]
             return [failed(sample, "oracle_error", reason, retryable=isinstance(error, MemoryError | OSError))]
 

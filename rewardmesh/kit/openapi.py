@@ -44,7 +44,14 @@ SCORE_REQUEST: Final[dict[str, Any]] = {
             "required": False,
             "description": "the same for the same samples asked of the same oracle",
             "schema": {"type": "string"},
-        }
+        },
+        {
+            "name": "Traceparent",
+            "in": "header",
+            "required": False,
+            "description": "W3C's trace context: the span of the call, in the trace of the batch's first sample",
+            "schema": {"type": "string"},
+        },
     ],
     "requestBody": {
         "required": True,

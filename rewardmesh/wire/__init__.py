@@ -3,7 +3,7 @@
 errors          the one error tree
 messages        samples, requests, results: strict, frozen, JSON
 codec           pictures to bytes and back, bombs refused
-names           every key of the server, every metric, every log field
+names           every key of the server, every metric, span and log field
 stream          the protocol of the stream and its life cycle
 redis_stream    the stream on Redis 6.2+ or Valkey (Lua scripts in lua/)
 memory_stream   the same stream in one process, without a server
@@ -12,6 +12,7 @@ buffer          connects to a server and checks that it may be trusted
 networks        which addresses may be called
 outgoing        the one HTTP client for URLs that people register
 telemetry       structured logs
+tracing         spans from rollout to outcome, where an exporter is set
 """
 
 from __future__ import annotations
@@ -29,4 +30,5 @@ __all__ = [
     "registry",
     "stream",
     "telemetry",
+    "tracing",
 ]

@@ -50,6 +50,7 @@ class Open:
             attempts=self.attempts,
             deliveries=self.attempts + self.crashes + self.deliveries,
             failures=dict(self.failures),
+            traceparent=self.request.traceparent,
         )
 
 
@@ -60,6 +61,7 @@ class Queue:
     letters: MemoryLetters
     open: dict[tuple[str, str], Open] = field(default_factory=dict)
     num_entries: int = 0
+    num_settled: int = 0
 
 
 @dataclass

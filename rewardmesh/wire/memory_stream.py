@@ -199,6 +199,7 @@ class MemoryStream:
             budget_bytes=self._settings.budget_bytes,
             oldest_pending_s=self._clock() - min(since) if since else 0.0,
             dead_letters=len(queue.letters),
+            settled=queue.num_settled,
         )
 
     async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:
@@ -311,6 +312,7 @@ class MemoryStream:
 
     def _record(self, oracle: str, waiting: Open, result: Scored | ScoreFailure, version: str) -> None:
         del self._queue(oracle).open[waiting.key]
+        self._queue(oracle).num_settled += 1
         kept = self._groups[waiting.group_id]
         kept.results[oracle, result.sample_id] = result
         if version:

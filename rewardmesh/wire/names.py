@@ -1,4 +1,4 @@
-"""Every name that more than one process must agree on: keys of the server, metrics, log fields.
+"""Every name that more than one process must agree on: keys of the server, metrics, spans, log fields.
 
 All keys of a run begin with `rm:{run_id}:`; the braces are a hash tag, so that one Lua call may touch them all, also
 on a cluster. What follows is one of `RUN_KEYS`, or one of `KEY_KINDS` with a group id, an oracle or a random token.
@@ -21,6 +21,7 @@ __all__ = [
     "REGISTRY_RUNS",
     "REGISTRY_SECRETS",
     "RUN_KEYS",
+    "SPANS",
     "WORKERS",
     "breaker_key",
     "prefix",
@@ -53,7 +54,7 @@ KEY_KINDS: Final[dict[str, str]] = {
     "retry": "sorted set by oracle: samples to be claimed again, by due time",
     "deferred": "sorted set by oracle: samples whose answer comes later, by deadline",
     "held": "sorted set by oracle: deferred samples whose picture is still kept, by time of deferral",
-    "stat": "hash by oracle: bytes in use, duplicates",
+    "stat": "hash by oracle: bytes in use, outcomes recorded, duplicates",
     "dead": "stream by oracle: failed samples, by the ids of dead letters; trimmed",
     "deadpics": "hash by oracle: pictures of failed samples, by dead letter",
 }
@@ -77,6 +78,17 @@ METRICS: Final[dict[str, str]] = {
     "rewardmesh_reward_time_exposed_s": "seconds an iteration waited for rewards, by run",
     "rewardmesh_reward_time_hidden_s": "seconds of reward time that learning overlapped, by run",
     "rewardmesh_iteration_s": "seconds an iteration took, by run and part",
+}
+
+#: Spans of a sample's trace, with their kind; `rewardmesh.wire.tracing` draws how they hang together.
+SPANS: Final[dict[str, str]] = {
+    "rollout": "INTERNAL",
+    "enqueue": "PRODUCER",
+    "claim": "CONSUMER",
+    "ask": "CLIENT",
+    "settle": "INTERNAL",
+    "retry": "INTERNAL",
+    "collect": "INTERNAL",
 }
 
 #: Fields of structured logs that identify what a line is about.

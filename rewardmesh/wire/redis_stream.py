@@ -66,6 +66,7 @@ class _Parcel(Message):
     sample: Sample
     media_type: str
     hint: Number | None
+    traceparent: str | None = None
 
 
 def open_redis_stream(client: Redis, run_id: str, *, settings: StreamSettings | None = None) -> RedisStream:
@@ -105,7 +106,9 @@ class RedisStream:
         args: list[str | int] = [group.group_id, stage, need, len(oracles), *oracles]
         for request in group.requests:
             sample = request.sample
-            parcel = _Parcel(sample=sample, media_type=request.media_type, hint=request.hint)
+            parcel = _Parcel(
+                sample=sample, media_type=request.media_type, hint=request.hint, traceparent=request.traceparent
+            )
             args += [sample.sample_id, len(request.picture), request.media_type]
             args += [sample.policy_version, parcel.to_json()]
         await self._upload(stage, ((request.sample.sample_id, request.picture) for request in group.requests))
@@ -219,7 +222,7 @@ class RedisStream:
         await self._ask(self._client.zadd(self._key("policy"), {"version": version}, gt=True))
 
     async def depth(self, oracle: str) -> Depth:
-        lag, pending, retrying, deferred, in_use, budget, oldest_ms, dead = await self._call("depth", oracle)
+        lag, pending, retrying, deferred, in_use, budget, oldest_ms, dead, settled = await self._call("depth", oracle)
         return Depth(
             lag=lag,
             pending=pending,
@@ -229,6 +232,7 @@ class RedisStream:
             budget_bytes=budget,
             oldest_pending_s=oldest_ms / 1000,
             dead_letters=dead,
+            settled=settled,
         )
 
     async def dead_letters(self, oracle: str, max_count: int) -> list[DeadLetter]:
@@ -343,6 +347,7 @@ class RedisStream:
                         attempts=attempts,
                         deliveries=deliveries,
                         failures=json.loads(by_class),
+                        traceparent=request.traceparent,
                     )
                 )
         return claims

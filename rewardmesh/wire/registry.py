@@ -31,8 +31,11 @@ class OracleRegistry(Protocol):
     Every call but `breaker_failed` is idempotent. Failures of the server are raised as `BufferUnavailable`.
     """
 
-    async def put_oracle(self, endpoint: OracleEndpoint) -> None:
-        """Adds the oracle, or replaces what was known under its name; its breaker is closed."""
+    async def put_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> None:
+        """Adds the oracle, or replaces what was known under its name; its breaker is closed.
+
+        A secret is kept before anybody hears of the oracle, so that nobody asks it without; None leaves what is kept.
+        """
 
     async def oracles(self) -> list[OracleEndpoint]:
         """All oracles, by name."""
@@ -87,8 +90,10 @@ class Registry:
         lua = resources.files("rewardmesh.wire") / "lua" / "breaker.lua"
         self._breaker_script = redis.register_script(lua.read_text())
 
-    async def put_oracle(self, endpoint: OracleEndpoint) -> None:
+    async def put_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> None:
         with server_errors(_WHICH):
+            if secret is not None:
+                await self._redis.hset(names.REGISTRY_SECRETS, endpoint.name, secret)
             await self._redis.hset(names.REGISTRY_ORACLES, endpoint.name, endpoint.to_json())
             await self._redis.delete(names.breaker_key(endpoint.name))
 
@@ -175,7 +180,9 @@ class MemoryRegistry:
         self._breakers: dict[str, MemoryBreaker] = {}
         self._runs: set[str] = set()
 
-    async def put_oracle(self, endpoint: OracleEndpoint) -> None:
+    async def put_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> None:
+        if secret is not None:
+            self._secrets[endpoint.name] = secret
         self._oracles[endpoint.name] = endpoint
         self._breakers.pop(endpoint.name, None)
 

@@ -83,6 +83,7 @@ class PendingSample:
     media_type: str
     picture: bytes
     hint: float | None = None
+    traceparent: str | None = None  # the span that its claims are children of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ class Claim:
     attempts: int
     deliveries: int
     failures: Mapping[FailureCode, int] = field(default_factory=dict)
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,10 @@ class GroupOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """How much waits for one oracle. `lag`: undelivered; `pending`: delivered and unsettled."""
+    """How much waits for one oracle. `lag`: undelivered; `pending`: delivered and unsettled.
+
+    `settled` is how many outcomes were recorded so far: of two looks, the difference is the throughput.
+    """
 
     lag: int
     pending: int
@@ -164,6 +169,7 @@ class Depth:
     budget_bytes: int
     oldest_pending_s: float  # age of the oldest sample without an outcome, waiting or under lease
     dead_letters: int
+    settled: int
 
 
 @dataclass(frozen=True, kw_only=True)

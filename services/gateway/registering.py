@@ -135,8 +135,8 @@ async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> O
         raise RegistrationRefused(what, info.name, "lower max_batch")
     await _require_free(gateway, info.name)  # again: probing took its time
     endpoint = wanted.endpoint(name=info.name, version=info.version, max_batch=max_batch)
-    await gateway.registry.put_oracle(endpoint)
-    await gateway.registry.put_secret(endpoint.name, wanted.secret)
+    await gateway.registry.put_oracle(endpoint, secret=wanted.secret)
+    await gateway.registry.put_secret(endpoint.name, wanted.secret)  # where there is none, one that was left behind goes
     await _keep_info(gateway, endpoint.name, info)
     await gateway.audit.record(actor, "oracle.register", endpoint.name, url=wanted.url, version=endpoint.version)
     return endpoint
@@ -159,7 +159,7 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
         await _keep_info(gateway, name, info)
     changed = endpoint.model_copy(update=new)
     if new:
-        await gateway.registry.put_oracle(changed)
+        await gateway.registry.put_oracle(changed, secret=wanted.secret)
     if "secret" in wanted.model_fields_set:
         await gateway.registry.put_secret(name, wanted.secret)
         new["secret"] = "forgotten" if wanted.secret is None else "replaced"

@@ -14,6 +14,7 @@ from ray.serve import Application
 
 from rewardmesh.wire.outgoing import OutgoingPolicy
 from rewardmesh.wire.telemetry import configure_logging
+from rewardmesh.wire.tracing import configure_tracing
 from services.gateway.app import build_gateway
 
 __all__ = ["GatewaySettings", "gateway_application"]
@@ -48,7 +49,8 @@ class _GatewayReplica:
     """One replica: the app, whose connections are made in the replica's own loop."""
 
     def __init__(self, redis_url: str, allowed_networks: str) -> None:
-        configure_logging(json_lines=True)
+        configure_logging()
+        configure_tracing("gateway")
         self._app = build_gateway(redis_url, OutgoingPolicy.parse(allowed_networks))
 
     def __serve_build_asgi_app__(self) -> FastAPI:

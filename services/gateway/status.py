@@ -60,6 +60,7 @@ class DepthView(Message):
     budget_bytes: int
     oldest_pending_s: float
     dead_letters: int
+    settled: int
 
 
 class BufferView(Message):
@@ -115,7 +116,19 @@ def render(status: Status) -> str:
         ],
     )
     depths = _table(
-        ("run", "oracle", "lag", "pending", "retrying", "deferred", "oldest, s", "dead letters", "bytes", "of"),
+        (
+            "run",
+            "oracle",
+            "lag",
+            "pending",
+            "retrying",
+            "deferred",
+            "oldest, s",
+            "settled",
+            "dead letters",
+            "bytes",
+            "of",
+        ),
         [
             (
                 one.run_id,
@@ -125,6 +138,7 @@ def render(status: Status) -> str:
                 one.retrying,
                 one.deferred,
                 round(one.oldest_pending_s, 1),
+                one.settled,
                 one.dead_letters,
                 one.bytes_in_use,
                 one.budget_bytes,

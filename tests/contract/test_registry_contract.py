@@ -99,6 +99,8 @@ async def test_a_secret_is_kept_beside_the_oracle(open_registry: OpenRegistry) -
     await open_registry().remove_oracle("count")
     await open_registry().put_oracle(endpoint())
     assert await open_registry().secret("count") is None  # another oracle of that name does not inherit it
+    await open_registry().put_oracle(endpoint(), secret="known from the first look on")
+    assert await open_registry().secret("count") == "known from the first look on"
 
 
 async def test_runs_that_are_alive(open_registry: OpenRegistry) -> None:

@@ -231,6 +231,7 @@ async def test_forget_in_every_state(open_stream: OpenStream, make_group: MakeGr
     assert (depth.lag, depth.pending, depth.retrying, depth.deferred) == (0, 1, 0, 0)
     assert depth.bytes_in_use == 100
     assert await settle(stream, scored(leased), scored(other)) == (1, 1, 0)
+    assert (await stream.depth("count")).settled == 2  # recorded, forgotten or not
     assert await take(stream, lease_s=0) == []
     assert await stream.groups() == ["other"]
 

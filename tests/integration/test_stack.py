@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -12,15 +13,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
+from deploy.parts import GATEWAY, ORACLES, WORKERS, oracle_url
 from deploy.processes import stack_processes
 from deploy.settings import Settings
 from deploy.state import read_state
 from tests.integration.compose import LocalService, any_ports
 from tests.integration.conftest import START_S, RunningStack, rewardmesh
+from tests.integration.dashboard import Dashboard
 
+APPLICATIONS = (*ORACLES, WORKERS, GATEWAY)
+#: Of the trainer and of the workers; the others tell of what this run does not have.
+SHOWN = {
+    "rewardmesh_samples_settled",
+    "rewardmesh_oracle_latency_s",
+    "rewardmesh_oracle_batch_samples",
+    "rewardmesh_reward",
+    "rewardmesh_reward_time_exposed_s",
+    "rewardmesh_reward_time_hidden_s",
+    "rewardmesh_iteration_s",
+}
 pytestmark = pytest.mark.timeout(START_S + 900)
 
 
@@ -62,14 +77,44 @@ def test_up_joins_what_the_environment_names_and_down_leaves_it(stack: RunningSt
     assert stack.redis.healthy()
 
 
-def test_two_iterations_are_rewarded_by_real_oracles(stack: RunningStack, tmp_path: Path) -> None:
-    ended = rewardmesh("train", "smoke", environment=stack.environment(tmp_path), timeout_s=600)
-    assert ended.returncode == 0, ended.stderr + ended.stdout
-    lines = metrics(tmp_path / "smoke")
-    assert [line["iteration"] for line in lines] == [1, 2]
-    assert all(line["samples"]["scored"] > 0 and line["samples"]["failed"] == 0 for line in lines)
+def test_a_run_is_rewarded_by_real_oracles_and_seen_from_outside(stack: RunningStack, tmp_path: Path) -> None:
+    """It trains until Ray's dashboard and `/metrics` have shown all of it by name, and is stopped then."""
+    log, folder, run = tmp_path / "log", tmp_path / "shown", "shown"
+    arguments = ("train", "smoke", "--name", run, "--set", "run.iterations=1000")
+    process = start(*arguments, environment=stack.environment(tmp_path), log=log)
+    shown: set[str] = set()
+    try:
+        with Dashboard(stack.state) as dashboard:
+            assert dashboard.applications() == dict.fromkeys(APPLICATIONS, "RUNNING")
+
+            def all_is_shown() -> bool:
+                shown.update(dashboard.metrics(run=run))
+                return shown >= SHOWN and len(metrics(folder)) >= 2
+
+            wait_for(all_is_shown, process=process, log=log, timeout_s=600)
+            assert dashboard.train_runs()[run] == "RUNNING"
+        (folder / "stop").touch()
+        assert process.wait(120) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait(10)
+    lines = metrics(folder)
+    assert [line["iteration"] for line in lines[:2]] == [1, 2]
+    assert all(line["samples"]["scored"] > 0 and line["samples"]["failed"] == 0 for line in lines[:2])
     assert all(0 <= reward <= 1 for line in lines for reward in line["rewards"].values())
-    assert list((tmp_path / "smoke" / "checkpoints").glob("iteration-*"))
+    assert list((folder / "checkpoints").glob("iteration-*"))
+
+
+def test_every_route_of_its_oracles_but_health_wants_the_token(stack: RunningStack) -> None:
+    token_file = Settings(run_root=stack.folder / "stack").state_dir / "oracle-token"
+    assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
+    token = {"Authorization": f"Bearer {token_file.read_text()}"}
+    for name in ORACLES:
+        with httpx.Client(base_url=oracle_url(str(stack.state.serve_url), name), trust_env=False) as client:
+            assert client.get("/v1/health").status_code == 200
+            assert client.get("/v1/oracle", headers=token).json()["name"] == name
+            for method, path in (("GET", "/v1/oracle"), ("POST", "/v1/score"), ("GET", "/openapi.json")):
+                assert client.request(method, path).status_code == 401, (name, path)
 
 
 def test_a_killed_training_worker_goes_on_from_its_checkpoint(stack: RunningStack, tmp_path: Path) -> None:

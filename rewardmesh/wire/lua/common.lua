@@ -131,6 +131,7 @@ local function record(oracle, group_id, sample_id, result, version, bury_it)
     return false
   end
   redis.call('HSET', group, 'r:' .. field, result)
+  add(oracle, 'settled', 1)
   if version ~= '' then redis.call('HSET', group, 'v:' .. oracle, version, 'v:' .. field, version) end
   if bury_it then bury(oracle, group_id, sample_id, result) end
   if leave(oracle, group_id, sample_id) then drop_picture(group_id, sample_id) end

@@ -1,5 +1,5 @@
 -- How much waits for an oracle. ARGV: settings, oracle
--- Returns {lag, pending, retrying, deferred, bytes, budget, oldest unsettled sample's age, dead letters}.
+-- Returns {lag, pending, retrying, deferred, bytes, budget, oldest unsettled sample's age, dead letters, settled}.
 
 local oracle = ARGV[2]
 local stream, oldest, pending = key('stream', oracle), now, 0
@@ -18,4 +18,5 @@ if retrying then look_at(retrying:match('^(%S+) ')) end
 return {
   waiting - pending, pending, redis.call('ZCARD', key('retry', oracle)), redis.call('ZCARD', key('deferred', oracle)),
   number(key('stat', oracle), 'bytes'), S.budget_bytes, now - oldest, redis.call('XLEN', key('dead', oracle)),
+  number(key('stat', oracle), 'settled'),
 }

@@ -56,6 +56,13 @@ def test_no_password_stands_in_it() -> None:
     assert "requirepass\n      - ${REDIS_PASSWORD:?" in text
 
 
+def test_the_oracles_token_outlives_the_head() -> None:
+    """It is beside the stack's state, which lies in a volume."""
+    head = read_compose().services["head"]
+    run_root = head.environment["REWARDMESH_RUN_ROOT"]
+    assert run_root in {volume.partition(":")[2] for volume in head.volumes}
+
+
 def test_every_variable_is_one_that_is_read() -> None:
     known = {f"REWARDMESH_{name.upper()}" for name in Settings.model_fields} | {"REDIS_URL", "REDISCLI_AUTH"}
     for service in read_compose().services.values():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.parts import token_of
 from deploy.settings import Settings, SettingsError, load_settings
 
 
@@ -47,6 +48,17 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> 
     monkeypatch.setenv("REWARDMESH_SERVE_PORT", value)
     with pytest.raises(SettingsError, match=rf"REWARDMESH_SERVE_PORT='{value}'.*change or unset it"):
         load_settings()
+
+
+def test_a_token_is_read_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REWARDMESH_ORACLE_TOKEN", "a token of sixteen characters and more")
+    settings = load_settings()
+    assert token_of(settings) == "a token of sixteen characters and more"
+    assert "sixteen" not in repr(settings) + settings.model_dump_json()
+    monkeypatch.setenv("REWARDMESH_ORACLE_TOKEN", "too short")
+    with pytest.raises(SettingsError, match=r"variable REWARDMESH_ORACLE_TOKEN is not valid.*at least 16") as refused:
+        load_settings()
+    assert "too short" not in str(refused.value)
 
 
 def test_all_interfaces_is_no_address_to_call() -> None:

@@ -12,7 +12,7 @@ import pytest
 from deploy.local import Stack, stop_stack
 from deploy.processes import ProcessRecord, record_of
 from deploy.settings import Settings, SettingsError
-from deploy.state import StackBusy, StackState, exclusive, read_state, remove_state, write_state
+from deploy.state import StackBusy, StackState, exclusive, oracle_token, read_state, remove_state, write_state
 
 GONE = ProcessRecord(pid=1, started_at=0.0)
 
@@ -29,6 +29,16 @@ def test_it_is_read_back_and_private(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state.json").stat().st_mode) == 0o600
     remove_state(tmp_path)
     assert read_state(tmp_path) is None
+
+
+def test_the_oracles_token_is_made_once_and_private(tmp_path: Path) -> None:
+    token = oracle_token(tmp_path / "stack")
+    assert len(token) >= 32
+    assert oracle_token(tmp_path / "stack") == token  # the next start, too
+    assert stat.S_IMODE((tmp_path / "stack" / "oracle-token").stat().st_mode) == 0o600
+    remove_state(tmp_path / "stack")
+    assert oracle_token(tmp_path / "stack") == token
+    assert oracle_token(tmp_path / "another") != token
 
 
 def test_a_torn_file_is_no_state(tmp_path: Path) -> None:

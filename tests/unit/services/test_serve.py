@@ -9,11 +9,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from rewardmesh.wire.errors import RecipeError
 from services.autoscaling import StreamLagPolicy
 from services.catalogue import make_oracle
 from services.serve import OracleScale, OraclesSettings, oracle_applications
+from tests.unit.services.gateway.conftest import Blue
 
 pytestmark = pytest.mark.timeout(180)  # Ray Serve is slow to import on a busy machine
 
@@ -55,6 +58,29 @@ def test_one_that_may_grow_scales_on_its_backlog() -> None:
 def test_a_password_does_not_reach_the_dashboard() -> None:
     config = deployment_of(OracleScale(max_replicas=2), "redis://:secret@host:6379/0")._deployment_config
     assert config.autoscaling_config.policy.policy_kwargs["redis_url"] is None
+
+
+def test_every_route_but_health_asks_for_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "a token of the stack's own oracles"
+    monkeypatch.setattr("services.serve.make_oracle", lambda name, options: Blue(name))
+    settings = OraclesSettings(oracles={"object_count": OracleScale()}, token=SecretStr(token))
+    assert token not in repr(settings) + settings.model_dump_json()
+    (one,) = oracle_applications(settings)
+    bound = cast("Any", one.application)._bound_deployment
+    replica = bound.func_or_class.__mro__[1]  # what Serve's ingress wraps
+    app = replica(*bound.init_args).__serve_build_asgi_app__()
+    with TestClient(app) as client:
+        for route in app.routes:
+            method = "POST" if "POST" in route.methods else "GET"
+            without = client.request(method, route.path)
+            wrong = client.request(method, route.path, headers={"Authorization": "Bearer another"})
+            right = client.request(method, route.path, headers={"Authorization": f"Bearer {token}"})
+            if route.path == "/v1/health":
+                assert without.status_code == 200
+            else:
+                assert (without.status_code, wrong.status_code) == (401, 401), route.path
+                assert right.status_code in {200, 422, 415, 400}, (route.path, right.text)
+        assert {route.path for route in app.routes} == {"/v1/health", "/v1/oracle", "/v1/score", "/openapi.json"}
 
 
 def decide(policy: StreamLagPolicy, target: int = 2) -> int:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import structlog
 
 from rewardmesh.wire.errors import OracleRejected, RecipeError, RewardmeshError, WeightsMissing
 from trainer.in_process_feedback import InProcessFeedback
@@ -42,7 +43,7 @@ def go(recipe: Recipe, folder: Path, **more: Any) -> Any:
 
 
 def test_it_trains_here_and_the_same_command_goes_on(
-    make_recipe: Callable[..., Recipe], toy_parts: Any, tmp_path: Path
+    make_recipe: Callable[..., Recipe], toy_parts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     result = go(make_recipe("run.iterations=2"), folder, buffer_url="redis://secret@nowhere")
@@ -52,6 +53,10 @@ def test_it_trains_here_and_the_same_command_goes_on(
     assert not any("secret" in path.read_text(errors="ignore") for path in folder.rglob("*") if path.is_file())
     result = go(make_recipe("run.iterations=4"), folder)
     assert result.iterations == 4
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    resumed = next(line for line in logged if line["event"] == "resumed")
+    assert {"part": "loop", "run_id": "run", "iteration": 2, "level": "info"}.items() <= resumed.items()
+    structlog.reset_defaults()  # they go where this test captured them
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
     assert "iterations: 4" in (folder / "recipe.yaml").read_text()

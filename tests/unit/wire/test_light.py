@@ -12,7 +12,7 @@ import pytest
 import rewardmesh.wire
 from rewardmesh.wire import errors, names
 from rewardmesh.wire.errors import OracleTimeout, RewardmeshError, WeightsMissing
-from rewardmesh.wire.telemetry import about, configure_logging, get_logger
+from rewardmesh.wire.telemetry import FORMAT, about, configure_logging, get_logger
 
 HEAVY = {"torch", "ray", "fastapi", "transformers", "diffusers", "redis", "numpy", "pydantic", "PIL"}
 
@@ -76,3 +76,53 @@ def test_a_log_line_says_what_it_is_about(capsys: pytest.CaptureFixture[str]) ->
     }.items() <= line.items()
     with pytest.raises(ValueError, match="colour"), about(colour="red"):
         pass
+
+
+def test_lines_are_json_unless_somebody_reads_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> str:
+        configure_logging()
+        get_logger("worker").info("settled")
+        return capsys.readouterr().err
+
+    monkeypatch.delenv(FORMAT, raising=False)
+    assert json.loads(said())["event"] == "settled"  # no terminal
+    monkeypatch.setenv(FORMAT, "text")
+    assert not said().startswith("{")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.delenv(FORMAT)
+    assert not said().startswith("{")
+    monkeypatch.setenv(FORMAT, "json")
+    assert json.loads(said())["event"] == "settled"
+
+
+def test_what_libraries_log_has_the_same_form() -> None:
+    code = """
+import logging
+from rewardmesh.wire.telemetry import configure_logging
+configure_logging()
+logging.getLogger("httpx").info("too quiet to be heard")
+logging.getLogger("asyncio").warning("slow: %d", 3, extra={"oracle": "count"})
+try: 1 / 0
+except ZeroDivisionError: logging.getLogger("kit").exception("oracle.failed")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = map(json.loads, ended.stderr.splitlines())
+    assert {"part": "asyncio", "event": "slow: 3", "level": "warning", "oracle": "count"}.items() <= first.items()
+    assert second["part"] == "kit"
+    assert "ZeroDivisionError" in second["exception"]
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_what_looks_like_a_secret_is_struck_out(json_lines: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json_lines=json_lines)
+    token = "rmt_0123456789ab_" + 43 * "x"
+    fault = ValueError(f"redis://user:hunter2@buffer:6379/0 did not take {token}")
+    headers = {"Authorization": "Bearer hunter2hunter2"}
+    get_logger("worker").error("it.broke", url="https://hunter2@host/v1", headers=headers, exc_info=fault)
+    said = capsys.readouterr().err
+    assert "hunter2" not in said
+    assert token not in said
+    for kept in ("redis://***@buffer:6379/0", "https://***@host/v1", "rmt_0123456789ab_***", "Bearer ***"):
+        assert kept in said
