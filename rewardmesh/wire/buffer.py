@@ -83,7 +83,8 @@ def _client(url: str, timeout_s: float) -> Redis:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
             retry_on_error=[foreign.ConnectionError, foreign.TimeoutError],
         )
-        client.connection_pool.make_connection()  # connects to nothing, and refuses what the query may not say
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, refuses what the query may not say
     except ValueError as error:  # whose text may quote a piece of the password
         what_to_do = "use redis://host:port, rediss://host:port or unix:///path"
         raise BufferMisconfigured("not the URL of a server", redact(url), what_to_do) from error

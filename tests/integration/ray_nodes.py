@@ -22,6 +22,7 @@ import psutil
 from deploy.processes import stack_processes, stop_processes
 
 HEAD = "head"
+_PATIENCE_S = 300.0  # Ray's own is half a minute
 
 
 class RayNodes:
@@ -86,7 +87,8 @@ def keep(head: dict[str, Any]) -> None:
     from ray.cluster_utils import Cluster
 
     answers, sys.stdout = sys.stdout, sys.stderr  # Ray prints
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args={"wait": False, **head})
+    cluster.wait_for_nodes(timeout=_PATIENCE_S)
     nodes = {HEAD: cluster.head_node}
 
     def answer(name: str) -> None:
@@ -96,7 +98,8 @@ def keep(head: dict[str, Any]) -> None:
     for line in sys.stdin:
         what, name, *rest = json.loads(line)
         if what == "add":
-            nodes[name] = cluster.add_node(**rest[0])
+            nodes[name] = cluster.add_node(wait=False, **rest[0])
+            cluster.wait_for_nodes(timeout=_PATIENCE_S)
         else:
             kill_all(nodes[name])
             cluster.remove_node(nodes[name], allow_graceful=False)

@@ -136,13 +136,14 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
             head = {
                 "num_cpus": 2,
                 "object_store_memory": OBJECT_STORE_BYTES,
-                "temp_dir": str(session),
                 "include_dashboard": True,
                 "dashboard_port": dashboard_port,
                 "dashboard_agent_listen_port": free_port(),
                 "gcs_server_port": free_port(),
             }
-            nodes = RayNodes(head, environment=of_a_node(url, stack_id), stack_id=stack_id, log=folder / "nodes.log")
+            nodes = RayNodes(
+                head, environment=of_a_node(url, stack_id, session), stack_id=stack_id, log=folder / "nodes.log"
+            )
             with nodes:
                 nodes.add("gpu", **GPU_NODE)
                 stack = Joined(
@@ -163,7 +164,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
         shutil.rmtree(session, ignore_errors=True)
 
 
-def of_a_node(redis_url: str, stack_id: str) -> dict[str, str]:
+def of_a_node(redis_url: str, stack_id: str, session: Path) -> dict[str, str]:
     """The environment of a node's `ray start`."""
     return {
         **os.environ,
@@ -171,7 +172,9 @@ def of_a_node(redis_url: str, stack_id: str) -> dict[str, str]:
         "DASHBOARD_METRIC_PORT": str(free_port()),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "RAY_AUTH_MODE": "token",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # this machine may be busy
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(int(START_S)),  # this machine may be busy
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_TMPDIR": str(session),
         "RAY_health_check_period_ms": "1000",  # a dead node is known within seconds
         "RAY_worker_niceness": "0",
         "REDIS_URL": redis_url,
@@ -265,7 +268,7 @@ def test_the_password_is_in_no_log_and_in_no_run_folder(joined: Joined) -> None:
     files = [path for folder in (joined.session, *run_folders) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 50
     assert not [path for path in files if PASSWORD.encode() in path.read_bytes()]
-    logs = list(joined.session.glob("session_latest/logs/serve/controller*"))
+    logs = list(joined.session.glob("ray/session_latest/logs/serve/controller*"))
     assert logs
     assert not [path for path in logs if "cannot read the buffer" in path.read_text()]  # autoscaling has the CA too
 
