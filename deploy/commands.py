@@ -15,6 +15,7 @@ from deploy.settings import Settings
 from deploy.signals import StopRequested, stopping_on_signals, undisturbed
 from deploy.state import exclusive, read_state
 from deploy.weights import require_world
+from rewardmesh.wire.buffer import redact
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.strict_json import dump_json
 
@@ -35,7 +36,7 @@ def start_stack(settings: Settings, *, foreground: bool) -> None:
 def _say_where(stack: Stack) -> None:
     seconds = sum(stack.timings.seconds.values())
     typer.echo(f"the stack runs ({seconds:.0f} s)" if seconds else "the stack runs")
-    typer.echo(f"  buffer     {stack.redis_url}")
+    typer.echo(f"  buffer     {redact(stack.redis_url)}")
     typer.echo(f"  Ray        {stack.ray_address}")
     if stack.dashboard_url:
         typer.echo(f"  dashboard  {stack.dashboard_url} (it asks for a token: `ray get-auth-token` prints it)")

@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-from deploy import parts, ray_head, serving
+from deploy import cluster, parts, ray_head, serving
 from deploy.embedded_server import EmbeddedServer, find_server
 from deploy.ports import require_port
 from deploy.processes import STACK_ID, record_of, stop_processes
@@ -26,6 +26,7 @@ from deploy.ray_head import RayHead, RayUnavailable
 from deploy.settings import Settings, SettingsError
 from deploy.signals import undisturbed
 from deploy.state import StackBusy, StackState, exclusive, read_state, remove_state, write_state
+from rewardmesh.wire.buffer import redact
 
 __all__ = ["Stack", "stop_stack"]
 
@@ -136,11 +137,12 @@ class Stack:
             return
         import ray
 
+        address = self.settings.ray_address or self.ray_address
         try:
-            ray.init(address=self.ray_address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = "check RAY_ADDRESS" if self.settings.ray_address else "see `rewardmesh status`"
-            raise RayUnavailable(f"the Ray cluster does not answer: {error}", self.ray_address, where) from error
+            raise RayUnavailable(f"the Ray cluster does not answer: {error}", address, where) from error
         self._connected = True
         self._on_connected()
 
@@ -156,12 +158,21 @@ class Stack:
             self._state, self._joined_stack = found, True
             if found.ray is not None:
                 os.environ.update(ray_head.local_environment(self.settings))
-            self._tell(f"joining the stack that runs here already (buffer {found.redis_url}, Ray {found.ray_address})")
+            where = f"buffer {redact(self.redis_url)}, Ray {self.ray_address}"
+            self._tell(f"joining the stack that runs here already ({where})")
             self.connect()
+            self._require_same_cluster()
             return True
         self._tell("clearing away what a stack that ended badly left here")
         stop_stack(found, self.settings.state_dir)
         return False
+
+    def _require_same_cluster(self) -> None:
+        """RAY_ADDRESS may name the stack's cluster in other words, as in a job that Ray itself has started."""
+        if self.settings.ray_address in {None, self.ray_address} or cluster.cluster_address() == self.ray_address:
+            return
+        self.disconnect()
+        raise _uses_another("RAY_ADDRESS", self.ray_address)
 
     def _start_parts(self) -> None:
         settings = self.settings
@@ -177,6 +188,8 @@ class Stack:
                 said.append(f"dashboard at {self.dashboard_url}")
         with self.timings.part("connect", f"connecting to Ray at {self.ray_address}"):
             self.connect()
+        if settings.ray_address is not None:
+            self._update(ray_address=cluster.cluster_address())
         self._start_services(serve_port)
         self._update(ready=True, timings_s=self.timings.seconds)
 
@@ -259,6 +272,8 @@ class Stack:
         wanted = [part for part in parts.applications(settings, redis_url=self.redis_url) if part.name not in present]
         if not wanted:
             return
+        if settings.ray_address is not None:
+            cluster.require_reachable(settings, cluster.node_addresses())
         with self.timings.part("serve", f"starting Ray Serve at {self.serve_url}"):
             serving.start_serve(settings, port=serve_port)
         names = ", ".join(part.name for part in wanted)
@@ -290,24 +305,20 @@ def stop_stack(state: StackState, state_dir: Path) -> None:
 
 
 def _require_same(settings: Settings, found: StackState) -> None:
-    """What the environment asks to join must be what the running stack uses."""
+    """The stack must be free to be joined, and its buffer the one that the environment asks for, if it asks."""
     if found.owner is not None:
         raise StackBusy(
             f"a stack of process {found.owner.pid} runs here and ends with it",
             str(settings.state_dir),
             "wait until it ends, or set REWARDMESH_RUN_ROOT to another folder",
         )
-    asked = {
-        "REDIS_URL": (settings.redis_url, found.redis_url),
-        "RAY_ADDRESS": (settings.ray_address, found.ray_address),
-    }
-    for name, (wanted, used) in asked.items():
-        if wanted is not None and wanted != used:
-            raise SettingsError(
-                f"the stack that runs here uses another {name}",
-                str(used),
-                f"run `rewardmesh down` first, or unset {name}",
-            )
+    if settings.redis_url not in {None, found.redis_url}:
+        raise _uses_another("REDIS_URL", redact(str(found.redis_url)))
+
+
+def _uses_another(name: str, used: str) -> SettingsError:
+    advice = f"run `rewardmesh down` first, or unset {name}"
+    return SettingsError(f"the stack that runs here uses another {name}", used, advice)
 
 
 def _required(value: str | None) -> str:

@@ -19,6 +19,7 @@ from rewardmesh.wire.buffer import connect, describe
 from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo
 from rewardmesh.wire.registry import Registry
+from services.catalogue import ORACLES
 
 __all__ = [
     "ORACLES",
@@ -34,7 +35,6 @@ __all__ = [
     "token_of",
 ]
 
-ORACLES = ("object_count", "ocr_spelling")
 WORKERS = "reward_workers"
 GATEWAY = "gateway"
 
@@ -61,11 +61,10 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
     from reward_workers.serve import worker_application
     from reward_workers.settings import WorkerSettings
     from services.gateway.serve import GatewaySettings, gateway_application
-    from services.serve import OracleScale, OraclesSettings, oracle_applications
+    from services.serve import OraclesSettings, oracle_applications
 
-    scale = OracleScale(max_replicas=settings.max_oracle_replicas)
-    token = SecretStr(token_of(settings))
-    oracles = OraclesSettings(redis_url=redis_url, oracles=dict.fromkeys(ORACLES, scale), token=token)
+    scales = {name: settings.scale_of(name) for name in ORACLES}
+    oracles = OraclesSettings(redis_url=redis_url, oracles=scales, token=SecretStr(token_of(settings)))
     workers = WorkerSettings(
         redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
     )

@@ -16,6 +16,7 @@ from deploy.settings import Settings
 
 if TYPE_CHECKING:
     from ray.serve import Application
+    from ray.serve.schema import ApplicationStatusOverview
 
 __all__ = ["ServedApplication", "deploy", "remove", "running", "start_serve"]
 
@@ -68,6 +69,7 @@ def deploy(applications: Sequence[ServedApplication], *, timeout_s: float, tell:
         wait_for_applications_running=False,
     )
     waiting = {one.name for one in applications}
+    reasons: dict[str, str] = {}
     deadline = time.monotonic() + timeout_s
     while waiting:
         known = serve.status().applications
@@ -78,8 +80,12 @@ def deploy(applications: Sequence[ServedApplication], *, timeout_s: float, tell:
                 tell(f"  {name}: running")
             elif status in _FAILED:
                 raise _failure(name, known[name].message)
+            elif name in known and (reason := _reason(known[name])) != reasons.get(name, ""):
+                reasons[name] = reason
+                tell(f"  {name}: {reason}")
         if waiting and time.monotonic() > deadline:
-            raise _failure(", ".join(sorted(waiting)), f"not running after {timeout_s:.0f} s")
+            said = "; ".join([f"not running after {timeout_s:.0f} s", *(reasons[name] for name in sorted(reasons))])
+            raise _failure(", ".join(sorted(waiting)), said)
         time.sleep(0.2)
 
 
@@ -91,6 +97,11 @@ def remove(names: Sequence[str]) -> None:
     for name in names:
         if name in present:
             serve.delete(name)
+
+
+def _reason(application: ApplicationStatusOverview) -> str:
+    """Why it does not run yet, in Serve's words: for want of a node with its resources, say. Empty at first."""
+    return " ".join(" ".join(one.message for one in application.deployments.values()).split())
 
 
 def _failure(name: str, message: str) -> RayUnavailable:

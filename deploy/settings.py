@@ -11,11 +11,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.networks import AllowedNetworks
+from rewardmesh.wire.strict_json import load_json
+from services.catalogue import ORACLES
+from services.oracle_scale import OracleScale
 
 __all__ = ["Fsync", "Settings", "SettingsError", "load_settings"]
 
@@ -23,6 +26,14 @@ Fsync = Literal["always", "everysec", "no"]
 BearerToken = Annotated[SecretStr, Field(min_length=16, max_length=4096)]
 PREFIX = "REWARDMESH_"
 LOOPBACK = "127.0.0.0/8, ::1/128"
+
+
+#: JSON in the environment: {"object_count": {"num_gpus": 0.25}, …}
+OracleScales = Annotated[
+    dict[str, OracleScale],
+    NoDecode,
+    BeforeValidator(lambda given: load_json(given) if isinstance(given, str) else given),
+]
 
 
 class SettingsError(RewardmeshError):
@@ -75,6 +86,8 @@ class Settings(BaseSettings):
     """Replicas that move samples from the buffer to the oracles."""
     max_oracle_replicas: int = Field(default=2, ge=1)
     """Replicas that each oracle may grow to while its stream's backlog lasts; 1 keeps them as they are."""
+    oracles: OracleScales = Field(default_factory=dict)
+    """What each of the stack's oracles may use, where that is not the default; the fields of OracleScale, as JSON."""
     start_timeout_s: float = Field(default=300.0, gt=0)
     """How long one part may take to start; on a busy machine Ray takes minutes."""
 
@@ -82,6 +95,23 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("ray_address")
+    @classmethod
+    def _of_a_cluster(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(
+                "a cluster is joined from one of its nodes, by host:port; from elsewhere use `ray job submit`"
+            )
+        return value
+
+    @field_validator("oracles")
+    @classmethod
+    def _known(cls, value: dict[str, OracleScale]) -> dict[str, OracleScale]:
+        unknown = sorted(set(value) - set(ORACLES))
+        if unknown:
+            raise ValueError(f"no such oracle of the stack: {', '.join(unknown)}; there are {', '.join(ORACLES)}")
+        return value
 
     @property
     def state_dir(self) -> Path:
@@ -140,6 +170,13 @@ class Settings(BaseSettings):
     def logical_cpus(self) -> int:
         return self.num_cpus or (os.cpu_count() or 1) + 2
 
+    def scale_of(self, oracle: str) -> OracleScale:
+        """What an oracle of the stack may use; it grows to `max_oracle_replicas` unless its own bound is given."""
+        scale = self.oracles.get(oracle, OracleScale())
+        if "max_replicas" in scale.model_fields_set:
+            return scale
+        return scale.model_copy(update={"max_replicas": max(scale.min_replicas, self.max_oracle_replicas)})
+
     def cpus_per_trainer(self, num_workers: int) -> float:
         """CPUs to ask Ray for, for each training worker."""
         if self.trainer_cpus is not None:
@@ -155,9 +192,10 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        field = str(first["loc"][0])
+        field, *within = map(str, first["loc"])
         name = field if field.isupper() else PREFIX + field.upper()
-        said = "" if field == "oracle_token" else f"={first['input']!r}"
+        given = "" if field == "oracle_token" else f"={first['input']!r}"
+        said = ": ".join(part for part in (".".join(within), first["msg"]) if part)
         raise SettingsError(
-            f"environment variable {name}{said} is not valid", name, f"{first['msg']}; change or unset it"
+            f"environment variable {name}{given} is not valid", name, f"{said}; change or unset it"
         ) from None

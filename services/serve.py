@@ -11,48 +11,25 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
 from rewardmesh.kit.app import AppLimits, build_app
+from rewardmesh.wire.buffer import redact
 from rewardmesh.wire.errors import RecipeError
 from rewardmesh.wire.telemetry import configure_logging
 from rewardmesh.wire.tracing import configure_tracing
 from services.catalogue import ORACLES, make_oracle
+from services.oracle_scale import OracleScale
 
 __all__ = ["OracleApplication", "OracleScale", "OraclesSettings", "oracle_applications"]
 
 _POLICY = "services.autoscaling:StreamLagPolicy"
 _STUCK_AFTER_S = 300.0  # a replica that scores one batch for so long is replaced
-
-
-class OracleScale(BaseModel):
-    """What one oracle may use, and the settings of its class (fields of ObjectCountSettings or OcrSettings)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_cpus: float = Field(default=0.5, ge=0)
-    """Logical CPUs a replica, for Ray's bookkeeping; torch gets as many threads, one at least."""
-    num_gpus: float = Field(default=0.0, ge=0)
-    min_replicas: int = Field(default=1, ge=1)
-    max_replicas: int = Field(default=1, ge=1)
-    samples_per_replica: int = Field(default=128, ge=1)
-    """Backlog that one replica is expected to work off by itself."""
-    upscale_delay_s: float = Field(default=5.0, ge=0)
-    downscale_delay_s: float = Field(default=60.0, ge=0)
-    max_ongoing_requests: int = Field(default=4, ge=1)
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> OracleScale:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}")
-        return self
 
 
 class OraclesSettings(BaseModel):
@@ -85,7 +62,7 @@ def oracle_applications(settings: OraclesSettings | None = None) -> list[OracleA
             raise RecipeError("no such oracle", name, f"choose among {', '.join(ORACLES)}")
         token = None if at.token is None else at.token.get_secret_value()
         num_threads = max(1, int(scale.num_cpus))
-        application = _deployment(name, scale, at.redis_url).bind(name, scale.options, num_threads, token)
+        application = _deployment(name, scale, at.redis_url).bind(name, scale.oracle_options, num_threads, token)
         built.append(OracleApplication(name=name, application=application, route_prefix=f"/oracles/{name}"))
     return built
 
@@ -119,7 +96,7 @@ def _deployment(name: str, scale: OracleScale, redis_url: str | None) -> serve.D
     )
     return serve.deployment(
         name=name,
-        ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus},
+        ray_actor_options=scale.actor_options,
         max_ongoing_requests=scale.max_ongoing_requests,
         max_queued_requests=4 * scale.max_ongoing_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -130,7 +107,7 @@ def _deployment(name: str, scale: OracleScale, redis_url: str | None) -> serve.D
 
 
 def _autoscaling(name: str, scale: OracleScale, redis_url: str | None) -> AutoscalingConfig:
-    known = redis_url if redis_url and not urlsplit(redis_url).password else None  # the dashboard shows it
+    known = redis_url if redis_url and redact(redis_url) == redis_url else None  # the dashboard shows it
     return AutoscalingConfig(
         min_replicas=scale.min_replicas,
         max_replicas=scale.max_replicas,

@@ -5,8 +5,8 @@ reported to Ray is a pointer to the newest one, so that Ray counts, shows and re
 other's files. A worker that dies is restarted by Ray and goes on from the newest whole checkpoint; so does the same
 command when it is run again. On several machines the run folder must lie on storage that all of them see.
 
-No secret is in the configuration that Ray shows: the buffer's URL is read from the environment (`REDIS_URL`) of the
-worker, or from a file that only the owner can read.
+No secret is in the configuration that Ray shows, nor in the run folder: the buffer's URL, which may hold a password,
+travels with the function that workers run, or is read from the environment (`REDIS_URL`) of the worker.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,12 +93,9 @@ def launch(
     folder.adopt(recipe)
     folder.clear_stop()
     folder.write_failure(None)
-    config = {"recipe": dump_recipe(recipe), "run_folder": str(folder.path), "buffer_url_file": None, "parts": parts}
-    if buffer_url is not None:
-        config["buffer_url_file"] = str(_private_file(folder.path / ".buffer_url", buffer_url))
     trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=config,
+        partial(train_worker, buffer_url=buffer_url),
+        train_loop_config={"recipe": dump_recipe(recipe), "run_folder": str(folder.path), "parts": parts},
         torch_config=TorchConfig(backend="nccl" if recipe.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=recipe.use_gpu, resources_per_worker={"CPU": cpus_per_worker}
@@ -115,21 +114,28 @@ def launch(
         raise
     except Exception as error:
         raise _explained(folder, error) from error
-    finally:
-        (folder.path / ".buffer_url").unlink(missing_ok=True)
     outcome = folder.read_outcome()
     return LaunchResult(outcome["reason"], outcome["iterations"], outcome["elapsed_s"], folder.path)
 
 
-def train_worker(config: Mapping[str, Any]) -> None:
-    """What each worker runs. Its failure is left in the run folder, so that the launcher can say it in one line."""
-    folder = RunFolder(Path(config["run_folder"]))
+def train_worker(config: Mapping[str, Any], *, buffer_url: str | None) -> None:
+    """What each worker runs. Its failure is left in the run folder, so that the launcher can say it in one line.
+
+    Raises: RewardmeshError if the launcher's run folder is not on storage that this worker's node sees.
+    """
+    path = Path(config["run_folder"])
+    if not (path / "recipe.yaml").is_file():  # the launcher wrote it
+        where = f"{path} on {platform.node()}"
+        advice = "set REWARDMESH_RUN_ROOT to storage that all nodes share"
+        raise RewardmeshError("a training worker does not see the run folder", where, advice)
+    folder = RunFolder(path)
     known = folder.read_failure()
     if known is not None and not known["retryable"]:
         raise _rebuilt(known)  # restarted after something that the next attempt would only meet again
     try:
+        recipe = parse_recipe(config["recipe"], which="the run's recipe")
         with about(run_id=folder.run_id):
-            _train(folder, parse_recipe(config["recipe"], which="the run's recipe"), config)
+            _train(folder, recipe, parts=config["parts"], buffer_url=buffer_url or os.environ.get("REDIS_URL"))
     except RewardmeshError as error:
         folder.write_failure(
             {
@@ -143,25 +149,23 @@ def train_worker(config: Mapping[str, Any]) -> None:
         raise
 
 
-def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None:
+def _train(folder: RunFolder, recipe: Recipe, *, parts: str, buffer_url: str | None) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     configure_logging()
     configure_tracing("trainer")
     coordinator: Coordinator = TorchCoordinator() if world_size > 1 else Solo()
-    parts = _builder(config["parts"])(
-        recipe, run_id=folder.run_id, device=_device(recipe), rank=rank, buffer_url=_buffer_url(config)
-    )
+    built = _builder(parts)(recipe, run_id=folder.run_id, device=_device(recipe), rank=rank, buffer_url=buffer_url)
     if world_size > 1:
-        average_gradients_before_steps(parts.algorithm.optimizers)
+        average_gradients_before_steps(built.algorithm.optimizers)
     metrics = _ray_metrics(folder.run_id) if rank == 0 else None
     try:
         loop = Loop(
             recipe,
-            parts.algorithm,
-            decode=parts.decode,
-            prompts=parts.prompts,
-            feedback=parts.feedback,
+            built.algorithm,
+            decode=built.decode,
+            prompts=built.prompts,
+            feedback=built.feedback,
             folder=folder,
             coordinator=coordinator,
             sinks=[metrics] if metrics is not None else [],
@@ -174,7 +178,7 @@ def _train(folder: RunFolder, recipe: Recipe, config: Mapping[str, Any]) -> None
                 {"reason": outcome.reason, "iterations": outcome.iterations, "elapsed_s": outcome.elapsed_s}
             )
     finally:
-        parts.feedback.close()
+        built.feedback.close()
         flush()
         if metrics is not None:
             metrics.close()
@@ -207,13 +211,6 @@ def _device(recipe: Recipe) -> torch.device:
     return device
 
 
-def _buffer_url(config: Mapping[str, Any]) -> str | None:
-    file = config["buffer_url_file"]
-    if file is not None:
-        return Path(file).read_text(encoding="utf-8").strip()
-    return os.environ.get("REDIS_URL")
-
-
 def _ray_metrics(run_id: str) -> RayMetrics | None:
     if not ray.is_initialized():
         return None
@@ -241,15 +238,6 @@ def _stopping_on_signals(request_stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _private_file(path: Path, text: str) -> Path:
-    """Written so that nobody else may read it, from the first byte on."""
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    return path
 
 
 def _explained(folder: RunFolder, error: Exception) -> RewardmeshError:

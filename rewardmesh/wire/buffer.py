@@ -5,11 +5,13 @@ Foreign exceptions of the server and its client are mapped here, and nowhere els
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from ssl import SSLCertVerificationError
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import redis.exceptions as foreign
 from redis.asyncio import Redis
@@ -22,6 +24,11 @@ __all__ = ["OLDEST_SUPPORTED", "BufferInfo", "connect", "describe", "redact", "s
 
 OLDEST_SUPPORTED: Final = (6, 2)
 _START_ONE = "check REDIS_URL and that the server runs, or unset REDIS_URL to use the embedded one"
+_NAME_CA = "name its CA in REDIS_URL, rediss://…?ssl_ca_certs=/path/ca.pem, and the host as the certificate does"
+_SECRETS = (
+    (re.compile(r"^(\w+://[^:/?#@]*:).*@", re.DOTALL), r"\1***@"),  # to the last @: passwords are not always quoted
+    (re.compile(r"((?:ssl_)?password=)[^&#]*"), r"\1***"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +57,22 @@ class BufferInfo:
 async def connect(url: str, *, timeout_s: float = 5.0) -> Redis:
     """A client of a server that may be trusted with samples; close it with `aclose()`.
 
-    Raises: BufferUnavailable if nothing answers; BufferMisconfigured if the URL is none, the server is older than 6.2,
-    or it may evict keys.
+    The URL is all that a process needs to know: password, and for TLS (`rediss://`) the client's own options as its
+    query, `ssl_ca_certs` first of all.
+
+    Raises: BufferUnavailable if nothing answers; BufferMisconfigured if the URL is none, names a file that is not here,
+    the server refuses us or cannot prove who it is, is older than 6.2, or may evict keys.
     """
+    client = _client(url, timeout_s)
+    try:
+        require_trustworthy(await describe(client), url)
+    except BaseException:
+        await client.aclose()
+        raise
+    return client
+
+
+def _client(url: str, timeout_s: float) -> Redis:
     try:
         client: Redis = Redis.from_url(
             url,
@@ -63,14 +83,19 @@ async def connect(url: str, *, timeout_s: float = 5.0) -> Redis:
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
             retry_on_error=[foreign.ConnectionError, foreign.TimeoutError],
         )
-    except ValueError as error:
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, refuses what the query may not say
+    except ValueError as error:  # whose text may quote a piece of the password
         what_to_do = "use redis://host:port, rediss://host:port or unix:///path"
         raise BufferMisconfigured("not the URL of a server", redact(url), what_to_do) from error
-    try:
-        require_trustworthy(await describe(client), url)
-    except BaseException:
-        await client.aclose()
-        raise
+    except TypeError as error:
+        what_to_do = "its query takes what redis-py's connections take, such as ssl_ca_certs"
+        raise BufferMisconfigured(f"REDIS_URL has an unknown option: {error}", redact(url), what_to_do) from error
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        file = client.connection_pool.connection_kwargs.get(name)
+        if file is not None and not Path(file).is_file():
+            what_to_do = "every node that joins the buffer needs it, under the same path"
+            raise BufferMisconfigured(f"REDIS_URL names a file that is not here: {name}", file, what_to_do)
     return client
 
 
@@ -116,6 +141,9 @@ def server_errors(which: str) -> Iterator[None]:
         what_to_do = "check the user and password in REDIS_URL"
         raise BufferMisconfigured(f"the server refuses us: {error}", which, what_to_do) from error
     except (foreign.ConnectionError, foreign.TimeoutError, OSError) as error:
+        if isinstance(error.__context__, SSLCertVerificationError):
+            said = f"the server's certificate is not trusted: {error.__context__.verify_message}"
+            raise BufferMisconfigured(said, which, _NAME_CA) from error
         raise BufferUnavailable(f"the server does not answer: {error}", which, _START_ONE) from error
     except foreign.RedisError as error:
         raise _mapped(error, which) from error
@@ -133,12 +161,10 @@ def _mapped(error: foreign.RedisError, which: str) -> BufferFault | ProtocolErro
 
 
 def redact(url: str) -> str:
-    """The URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user_host = f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"
-    return urlunsplit((parts.scheme, user_host, parts.path, parts.query, parts.fragment))
+    """The URL without its passwords, also where it is no good URL."""
+    for secret, shown in _SECRETS:
+        url = secret.sub(shown, url)
+    return url
 
 
 def _where(client: Redis) -> str:

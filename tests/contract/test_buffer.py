@@ -11,6 +11,7 @@ import pytest
 
 from rewardmesh.wire.buffer import BufferInfo, connect, redact, require_trustworthy
 from rewardmesh.wire.errors import BufferMisconfigured, BufferUnavailable, RewardmeshError
+from tests.tls_front import TlsFront, make_certificate
 
 
 def one_line(error: RewardmeshError) -> str:
@@ -51,6 +52,32 @@ async def test_a_wrong_password_is_said_and_not_shown(new_server: Callable[..., 
     await client.aclose()
 
 
+async def test_a_certificate_is_checked_and_the_password_still_asked_for(
+    new_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = new_server("valkey-9.1", "--requirepass", "right")
+    ca, key = make_certificate(tmp_path / "own")
+    another_ca, _ = make_certificate(tmp_path / "another")
+    with TlsFront(server.socket, certificate=ca, key=key) as front:
+        where = f"127.0.0.1:{front.port}/0"
+        client = await connect(f"rediss://:right@{where}?ssl_ca_certs={ca}")
+        assert await client.ping()
+        await client.aclose()
+        for url, said in {
+            f"rediss://:right@{where}": "certificate is not trusted: self-signed.*ssl_ca_certs=",
+            f"rediss://:right@{where}?ssl_ca_certs={another_ca}": "certificate is not trusted",
+            f"rediss://:right@localhost:{front.port}/0?ssl_ca_certs={ca}": "not valid for 'localhost'.*and the host",
+            f"rediss://:right@{where}?ssl_ca_certs=/no/ca.pem": r"file that is not here.*\(/no/ca.pem\).*every node",
+            f"rediss://:right@{where}?ca={ca}": "unknown option.*'ca'",
+            f"rediss://:wrong@{where}?ssl_ca_certs={ca}": "check the user and password",
+        }.items():
+            with pytest.raises(BufferMisconfigured, match=said) as caught:
+                await connect(url)
+            assert ":right@" not in one_line(caught.value)
+        with pytest.raises(BufferUnavailable):
+            await connect(f"redis://:right@{where}")
+
+
 @pytest.mark.parametrize("kind", ["socket", "port"])
 async def test_nothing_that_answers(kind: str, tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/none" if kind == "socket" else "redis://127.0.0.1:1"
@@ -78,6 +105,25 @@ def test_old_servers_are_refused(version: str, refused: bool) -> None:
         require_trustworthy(info, "redis://localhost")
 
 
-def test_passwords_are_not_printed() -> None:
-    assert redact("redis://user:secret@host:6379/0") == "redis://user:***@host:6379/0"
-    assert redact("redis://host:6379/0") == "redis://host:6379/0"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("unix:///folder/a:b@c.sock", "unix:///folder/a:b@c.sock"),
+        ("redis://user:secret@host:6379/0", "redis://user:***@host:6379/0"),
+        ("redis://:se/cr@et@host:6379/0", "redis://:***@host:6379/0"),  # not quoted, and so no good URL
+        ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        (
+            "rediss://:secret@host/0?ssl_ca_certs=/ca.pem&ssl_password=secret",
+            "rediss://:***@host/0?ssl_ca_certs=/ca.pem&ssl_password=***",
+        ),
+    ],
+)
+def test_passwords_are_not_printed(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+async def test_not_even_those_of_a_url_that_is_none() -> None:
+    with pytest.raises(BufferMisconfigured) as caught:
+        await connect("redis://:secr/et@localhost:6379/0")
+    assert "secr" not in one_line(caught.value)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cluster import require_reachable
 from deploy.parts import token_of
 from deploy.settings import Settings, SettingsError, load_settings
+from services.oracle_scale import OracleScale
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +20,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "REWARDMESH_RUN_ROOT",
         "REWARDMESH_SERVE_PORT",
         "REWARDMESH_ALLOWED_NETWORKS",
+        "REWARDMESH_ORACLES",
     ):
         monkeypatch.delenv(name, raising=False)
 
@@ -104,3 +107,47 @@ def test_files_for_tls_go_together_and_are_there(monkeypatch: pytest.MonkeyPatch
     key.touch()
     assert load_settings().serve_url(8000) == "https://127.0.0.1:8000"
     assert load_settings().tls_files == (str(certificate), str(key))
+
+
+def test_oracles_declare_what_a_replica_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = '{"object_count": {"num_gpus": 0.25, "resources": {"vision": 0.5}, "max_replicas": 4}}'
+    monkeypatch.setenv("REWARDMESH_ORACLES", declared)
+    settings = load_settings()
+    assert settings.scale_of("object_count") == OracleScale(num_gpus=0.25, resources={"vision": 0.5}, max_replicas=4)
+    assert settings.scale_of("ocr_spelling") == OracleScale(max_replicas=settings.max_oracle_replicas)
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("object_count", "REWARDMESH_ORACLES='object_count'.*Expecting value"),
+        ('{"nobody": {}}', "no such oracle of the stack: nobody; there are object_count, ocr_spelling"),
+        ('{"object_count": {"gpus": 1}}', r"object_count\.gpus: Extra inputs"),
+        ('{"object_count": {"num_gpus": 1.5}}', "a fraction of one GPU, or whole ones"),
+        ('{"object_count": {"resources": {"GPU": 1}}}', "GPU is no custom resource; its amount is num_gpus"),
+        ('{"object_count": {"resources": {"vision": 0}}}', r"resources\.vision: .*greater than 0"),
+        ('{"object_count": {"memory_bytes": NaN}}', "NaN is not JSON"),
+    ],
+)
+def test_a_declaration_that_cannot_be_met_is_named(monkeypatch: pytest.MonkeyPatch, declared: str, said: str) -> None:
+    monkeypatch.setenv("REWARDMESH_ORACLES", declared)
+    with pytest.raises(SettingsError, match=said):
+        load_settings()
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://127.0.0.1:8265"])
+def test_a_cluster_is_joined_from_its_nodes(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(SettingsError, match=r"RAY_ADDRESS=.*from one of its nodes.*`ray job submit`"):
+        load_settings()
+
+
+def test_several_nodes_must_reach_the_oracles() -> None:
+    require_reachable(Settings(), {"10.0.0.7"})
+    require_reachable(Settings(host="0.0.0.0", advertised_host="10.0.0.7"), {"10.0.0.7", "10.0.0.8"})
+    require_reachable(Settings(host="0.0.0.0", advertised_host="head"), {"10.0.0.7", "10.0.0.8"})
+    for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+        with pytest.raises(SettingsError, match=r"2 nodes cannot call .*REWARDMESH_ADVERTISED_HOST"):
+            require_reachable(Settings(host=host), {"10.0.0.7", "10.0.0.8"})
+    with pytest.raises(SettingsError, match=r"known beforehand.*REWARDMESH_SERVE_PORT"):
+        require_reachable(Settings(serve_port=0), {"10.0.0.7"})

@@ -84,8 +84,8 @@ def test_a_command_that_started_nothing_is_in_nobodys_way() -> None:
 
 def test_a_stack_with_another_buffer_is_not_joined(tmp_path: Path) -> None:
     settings = Settings(run_root=tmp_path, redis_url="redis://elsewhere:1")
-    write_state(settings.state_dir, running(server=record_of()))
-    with pytest.raises(SettingsError, match=r"another REDIS_URL .*rewardmesh down"):
+    write_state(settings.state_dir, running(redis_url="redis://:secret@here:1"))
+    with pytest.raises(SettingsError, match=r"another REDIS_URL \(redis://:\*\*\*@here:1\): .*rewardmesh down"):
         Stack(settings).start()
 
 

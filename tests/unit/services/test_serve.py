@@ -33,6 +33,18 @@ def test_each_oracle_is_an_application_of_its_own() -> None:
     assert deployment_of(OracleScale(num_cpus=0.25)).ray_actor_options["num_cpus"] == 0.25
 
 
+def test_a_replica_asks_for_what_its_oracle_declares() -> None:
+    declared = OracleScale(num_cpus=0, num_gpus=0.25, memory_bytes=2**27, resources={"vision": 0.5})
+    deployment = deployment_of(declared)
+    wanted = {"num_cpus": 0, "num_gpus": 0.25, "memory": 2**27, "resources": {"vision": 0.5}}
+    assert deployment.ray_actor_options == wanted
+    assert deployment.init_args == ("object_count", {"device": "cuda"}, 1)
+    assert deployment_of(OracleScale(num_gpus=1, options={"device": "cpu"})).init_args[1] == {"device": "cpu"}
+    plain = deployment_of(OracleScale())
+    assert plain.init_args[1] == {}
+    assert "memory" not in plain.ray_actor_options
+
+
 def test_unknown_oracles_and_settings_are_refused() -> None:
     with pytest.raises(RecipeError, match="no such oracle"):
         oracle_applications(OraclesSettings(oracles={"nobody": OracleScale()}))
@@ -55,8 +67,9 @@ def test_one_that_may_grow_scales_on_its_backlog() -> None:
     assert policy.redis_url == "unix:///nowhere"
 
 
-def test_a_password_does_not_reach_the_dashboard() -> None:
-    config = deployment_of(OracleScale(max_replicas=2), "redis://:secret@host:6379/0")._deployment_config
+@pytest.mark.parametrize("url", ["redis://:secret@host:6379/0", "rediss://host:6379/0?password=secret"])
+def test_a_password_does_not_reach_the_dashboard(url: str) -> None:
+    config = deployment_of(OracleScale(max_replicas=2), url)._deployment_config
     assert config.autoscaling_config.policy.policy_kwargs["redis_url"] is None
 
 

@@ -14,22 +14,24 @@ import structlog
 
 from rewardmesh.wire.errors import OracleRejected, RecipeError, RewardmeshError, WeightsMissing
 from trainer.in_process_feedback import InProcessFeedback
-from trainer.launch import launch
+from trainer.launch import launch, train_worker
 from trainer.recipe import Recipe
 from trainer.training_process import Parts, training_prompts, with_absolute_folder
 
 
 @pytest.fixture
-def toy_parts(toy_algorithm: Any, prompts: Any, oracles: Any) -> Iterator[ModuleType]:
-    """A module that builds a toy's parts; its `seen` holds what it was asked for."""
+def toy_parts(toy_algorithm: Any, prompts: Any, oracles: Any, tmp_path: Path) -> Iterator[ModuleType]:
+    """A module that builds a toy's parts; its `seen` holds what it was asked for, and files that held a secret then."""
     module = ModuleType("toy_parts")
     module.seen = []  # type: ignore[attr-defined]
+    module.watched = tmp_path  # type: ignore[attr-defined]
     module.oracles = oracles  # type: ignore[attr-defined]
 
     def build(recipe: Recipe, **asked: Any) -> Parts:
         from tests.unit.trainer.conftest import toy_decode
 
-        module.seen.append(asked)
+        held = {str(path) for path in module.watched.rglob("*") if path.is_file() and b"secret" in path.read_bytes()}
+        module.seen.append({**asked, "files_with_secrets": held})
         return Parts(toy_algorithm(), toy_decode, prompts, InProcessFeedback(module.oracles))
 
     module.build = build  # type: ignore[attr-defined]
@@ -50,6 +52,7 @@ def test_it_trains_here_and_the_same_command_goes_on(
     assert (result.reason, result.iterations) == ("finished", 2)
     assert toy_parts.seen[0]["buffer_url"] == "redis://secret@nowhere"
     assert toy_parts.seen[0]["run_id"] == "run"
+    assert toy_parts.seen[0]["files_with_secrets"] == set()
     assert not any("secret" in path.read_text(errors="ignore") for path in folder.rglob("*") if path.is_file())
     result = go(make_recipe("run.iterations=4"), folder)
     assert result.iterations == 4
@@ -85,6 +88,13 @@ def test_a_model_folder_means_the_same_in_every_process(make_recipe: Callable[..
     assert with_absolute_folder(recipe) is recipe
     named = with_absolute_folder(make_recipe("model.folder=some/where"))
     assert named.model.folder == str(Path.cwd() / "some" / "where")
+
+
+def test_a_run_folder_that_only_the_launcher_sees_is_refused(tmp_path: Path) -> None:
+    config = {"recipe": "", "run_folder": str(tmp_path / "elsewhere"), "parts": ""}
+    with pytest.raises(RewardmeshError, match=r"does not see the run folder .*elsewhere on .*REWARDMESH_RUN_ROOT"):
+        train_worker(config, buffer_url=None)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_weights_that_are_not_there_are_named(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
