@@ -4,6 +4,8 @@ A benchmark measures, makes `Figure`s of what it saw, and hands them to `report`
 
     arguments = parser(__doc__).parse_args()
     report("stream", [Figure("8 x 10 KB", "groups/s", values)], json_file=arguments.json)
+
+What others look up by name in the JSON file is handed over as `keys` and stands at its top.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +79,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(name: str, figures: Sequence[Figure], *, json_file: Path | None = None, title: str = "") -> None:
+def report(
+    name: str,
+    figures: Sequence[Figure],
+    *,
+    json_file: Path | None = None,
+    title: str = "",
+    keys: Mapping[str, Any] | None = None,
+) -> None:
     """Prints the table and, if asked, writes the JSON file."""
     where, when, measured = machine(), datetime.now(UTC).isoformat(timespec="seconds"), commit()
     table = Table(title=title or f"benchmarks.{name}", title_justify="left")
@@ -105,7 +114,8 @@ def report(name: str, figures: Sequence[Figure], *, json_file: Path | None = Non
             }
             for figure in figures
         ]
-        written = {"benchmark": name, "commit": measured, "when": when, "machine": where, "figures": rows}
+        about = {"benchmark": name, "commit": measured, "when": when, "machine": where}
+        written = {**about, **(keys or {}), "figures": rows}
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
         console.print(f"written to {json_file}", soft_wrap=True, highlight=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from redis.asyncio import Redis
 
+from benchmarks.served import serving
 from reward_workers.process import worker_on_server
 from reward_workers.settings import WorkerSettings
 from reward_workers.worker import Worker
@@ -57,23 +55,6 @@ def old_buffer(tmp_path: Path) -> Iterator[Server]:
     server.start()
     yield server
     server.kill()
-
-
-@contextlib.asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    """Serves an app on loopback with uvicorn; gives its URL."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="error", ws="none", lifespan="on", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:
-            assert not task.done(), task.result()
-            await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        await task
-        await asyncio.sleep(0.05)  # the loop closes the sockets of connections that ended meanwhile
 
 
 class Blue(Oracle):
