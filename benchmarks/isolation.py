@@ -54,11 +54,11 @@ async def window(
         for endpoint in (healthy, other):
             await registry.put_oracle(endpoint)
         await registry.put_run(run_id)
-        warm_up = Group(group_id="warm-up", requests=groups[0].requests)
-        await stream.enqueue(warm_up, oracles=[healthy.name])
-        cursor, _ = await _completed(stream, {"warm-up"}, after="0")
-        done = asyncio.create_task(_completed(stream, {group.group_id for group in groups}, after=cursor))
-        due = await _enqueue_at(stream, groups, oracles=oracles, rate=rate)
+        first, *rest = groups
+        await stream.enqueue(first, oracles=[healthy.name])
+        cursor, _ = await _completed(stream, {first.group_id}, after="0")  # the worker serves this run from now on
+        done = asyncio.create_task(_completed(stream, {group.group_id for group in rest}, after=cursor))
+        due = await _enqueue_at(stream, rest, oracles=oracles, rate=rate)
         _, seen = await done
         for group_id in await stream.groups():
             await stream.forget(group_id)
@@ -99,9 +99,9 @@ async def measure(
     redis_url: str, urls: Mapping[str, str], *, kinds: Sequence[Sickness], seconds: float, rate: float, repetitions: int
 ) -> Windows:
     """All windows of all conditions."""
-    groups = draw_groups(round(seconds * rate), GROUP_SIZE)
+    groups = draw_groups(round(seconds * rate) + 1, GROUP_SIZE)
     healthy = light_endpoint(HEALTHY, urls[HEALTHY])
-    conditions = {name: WELL for name in UNDISTURBED} | {kind: kind for kind in kinds}
+    conditions = dict.fromkeys(UNDISTURBED, WELL) | {kind: kind for kind in kinds}
     found: Windows = {condition: [] for condition in conditions}
     names = list(conditions)
     for repetition in range(repetitions):
@@ -115,8 +115,9 @@ async def measure(
 
 
 def p99_ratios(found: Windows) -> dict[str, list[float]]:
-    """By condition and repetition: its p99 over the p99 of both undisturbed windows; the second of these over the first
-    is the band."""
+    """By condition and repetition: its p99 over the p99 of both undisturbed windows. `undisturbed` is the band: the
+    second of these two over the first.
+    """
     first, again = (found[name] for name in UNDISTURBED)
     base = [np.percentile(np.concatenate(pair), 99) for pair in zip(first, again, strict=True)]
     ratios = {
@@ -169,9 +170,7 @@ def main() -> None:
         )
     ratios = p99_ratios(found)
     figures = figures_of(found, ratios)
-    medians = {figure: float(np.median(values)) for figure, values in ratios.items()}
-    band = ratios["undisturbed"]
-    keys = {"p99_ratio": medians, "band": [min(band), max(band)]}
+    keys = {"p99_ratio": {kind: float(np.median(ratios[kind])) for kind in kinds}, "band": ratios["undisturbed"]}
     report("isolation", figures, json_file=arguments.json, keys=keys)
 
 

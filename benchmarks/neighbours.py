@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -31,9 +29,9 @@ SIDE: Final = 48
 
 _GARBAGE: Final = (
     b"<html>It works!</html>",
-    b'{"oracle": "sick", "version": "1", "results": [{"kind": "scored", "sample_id": "nobody", "reward": 0.5}]}',
-    b'{"oracle": "sick", "version": "1", "results": [{"kind": "scored", "sample_id": "s0", "reward": NaN}]}',
-    b'{"oracle": "sick", "version": "1", "resul',
+    b'{"oracle": "garbage", "version": "1", "results": [{"kind": "scored", "sample_id": "nobody", "reward": 0.5}]}',
+    b'{"oracle": "garbage", "version": "1", "results": [{"kind": "scored", "sample_id": "s0", "reward": NaN}]}',
+    b'{"oracle": "garbage", "version": "1", "resul',
     b"\xff\xfe\x00",
 )
 
@@ -54,34 +52,40 @@ class Light(Oracle):
 
     def score(self, batch: Sequence[OracleInput]) -> list[Result]:
         time.sleep(self._service_s)
-        return [
-            Scored(sample_id=one.sample.sample_id, reward=float(one.picture[..., 2].mean() / 255)) for one in batch
-        ]
+        return [Scored(sample_id=one.sample.sample_id, reward=float(one.picture[..., 2].mean() / 255)) for one in batch]
 
 
 def light_app(name: str, sickness: Sickness | None = None) -> ASGIApp:
     """The app of a light oracle, for a process of its own; a sick one still says what it is."""
-    well = build_app(Light(name, service_s=10 * SERVICE_S if sickness == "slow" else SERVICE_S))
-    if sickness in {None, "slow"}:
-        return well
-    return partial(_answer_sickly, well, sickness, itertools.count())
+    app = build_app(Light(name, service_s=10 * SERVICE_S if sickness == "slow" else SERVICE_S))
+    return app if sickness in {None, "slow"} else _Sick(app, sickness)
 
 
-async def _answer_sickly(
-    well: ASGIApp, sickness: Sickness, calls: itertools.count[int], scope: Scope, receive: Receive, send: Send
-) -> None:
-    if scope["type"] != "http" or scope["method"] != "POST":
-        await well(scope, receive, send)
-        return
-    call = next(calls)
-    if sickness == "errors" and call % 2:
-        await well(scope, receive, send)
-        return
-    while (message := await receive())["type"] != "http.disconnect":
-        if sickness != "hang" and not message.get("more_body", False):
-            answer = Response("no", 500) if sickness == "errors" else Response(_GARBAGE[call % len(_GARBAGE)])
-            await answer(scope, receive, send)
+class _Sick:
+    """An app whose answers to score requests are lost on the way."""
+
+    def __init__(self, app: ASGIApp, sickness: Sickness | None) -> None:
+        self._app = app
+        self._sickness = sickness
+        self._num_calls = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
             return
+        self._num_calls += 1
+        if self._sickness == "errors" and self._num_calls % 2:
+            await self._app(scope, receive, send)
+            return
+        while (message := await receive())["type"] != "http.disconnect":
+            if self._sickness != "hang" and not message.get("more_body", False):
+                await self._answer()(scope, receive, send)
+                return
+
+    def _answer(self) -> Response:
+        if self._sickness == "errors":
+            return Response("no", 500)
+        return Response(_GARBAGE[self._num_calls % len(_GARBAGE)])
 
 
 def light_endpoint(name: str, url: str, *, deadline_s: float = 30.0) -> OracleEndpoint:

@@ -3,8 +3,8 @@
     python -m benchmarks.oracles                      both oracles
     python -m benchmarks.oracles --oracle object_count --pictures 512
 
-The three take turns; what each of them is, `benchmarks.road` says. The oracle over HTTP runs in a process of its own, as
-a Serve replica does; Serve's proxy is not part of it. `benchmarks.overhead` asks what the road costs.
+The three take turns; what each of them is, `benchmarks.road` says. The oracle over HTTP runs in a process of its own,
+as a Serve replica does; Serve's proxy is not part of it. `benchmarks.overhead` asks what the road costs.
 """
 
 from __future__ import annotations
