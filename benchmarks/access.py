@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import commit
+from benchmarks.record import parser, print_table, write
 from benchmarks.served import LOOPBACK, embedded_server, serving
 from rewardmesh.wire.outgoing import OutgoingPolicy
 from services.gateway.app import build_gateway
@@ -160,23 +157,16 @@ def main(arguments: argparse.Namespace) -> int:
             for kind in kinds
         ]
         table.add_row(f"{route.method} {route.path}", *cells)
-    refused, measured = sum(one.refused for one in attempts), commit()
-    num_routes = len({one.route for one in attempts})
-    console = Console()
-    console.print(table)
-    console.print(f"{refused} of {len(attempts)} attempts at {num_routes} routes refused; commit {measured}")
-    if arguments.json is not None:
-        rows = [
-            {"route": f"{one.route.method} {one.route.path}", "token": one.token.what, "status": one.status}
-            for one in attempts
-        ]
-        written = {"benchmark": "access", "commit": measured, "tried": len(attempts), "refused": refused}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(written | {"routes": num_routes, "attempts": rows}, indent=2) + "\n")
+    refused, num_routes = sum(one.refused for one in attempts), len({one.route for one in attempts})
+    print_table(table, f"{refused} of {len(attempts)} attempts at {num_routes} routes refused")
+    rows = [
+        {"route": f"{one.route.method} {one.route.path}", "token": one.token.what, "status": one.status}
+        for one in attempts
+    ]
+    keys = {"tried": len(attempts), "refused": refused, "routes": num_routes, "attempts": rows}
+    write("access", keys, json_file=arguments.json)
     return 0 if refused == len(attempts) else 1
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--json", type=Path, metavar="FILE", help="also write the table and the commit to FILE")
-    raise SystemExit(main(options.parse_args()))
+    raise SystemExit(main(parser(__doc__, repeats=False).parse_args()))

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from functools import partial
 from uuid import uuid4
 
-from starlette.types import ASGIApp
-
 from benchmarks.neighbours import draw_groups, light_app, light_endpoint
 from benchmarks.record import Figure, parser, report
 from benchmarks.served import LOOPBACK, app_process, embedded_server
@@ -103,11 +101,9 @@ async def _rate(stream: RedisStream, num_groups: int) -> float:
 
 
 async def measure(
-    redis_url: str, working_url: str, hung_url: str, *, groups: Sequence[Group], repetitions: int, what: str
+    redis_url: str, working: OracleEndpoint, hung: OracleEndpoint, *, groups: Sequence[Group], repetitions: int
 ) -> list[Figure]:
     """Both conditions in turns, and their ratios pair by pair."""
-    working = light_endpoint(WORKING, working_url)
-    hung = light_endpoint(HUNG, hung_url, deadline_s=1.0).model_copy(update={"max_attempts": 2})
     undisturbed: list[float] = []
     disturbed: list[float] = []
     await pictures_a_second(redis_url, [working], groups[:32])  # warm-up
@@ -116,8 +112,8 @@ async def measure(
         disturbed.append(await pictures_a_second(redis_url, [working, hung], groups))
     ratios = [with_hung / without for with_hung, without in zip(disturbed, undisturbed, strict=True)]
     return [
-        Figure(f"{what} alone", "pictures/s", undisturbed, note=f"{len(groups) * GROUP_SIZE} pictures a value"),
-        Figure(f"{what} beside a hung {HUNG}", "pictures/s", disturbed),
+        Figure(f"{WORKING} alone", "pictures/s", undisturbed, note=f"{len(groups) * GROUP_SIZE} pictures a value"),
+        Figure(f"{WORKING} beside a hung {HUNG}", "pictures/s", disturbed),
         Figure("hung / alone", "ratio", ratios, note=f"promised: {PROMISED} at least, in the median"),
     ]
 
@@ -133,17 +129,18 @@ def main() -> int:
     num_groups = (arguments.pictures or (1024 if arguments.real else 4096)) // GROUP_SIZE
     configure_logging(level="ERROR")
     if arguments.real:
-        from benchmarks.road import app_of  # noqa: PLC0415 - see real_groups
+        from benchmarks import road  # noqa: PLC0415 - see real_groups
 
-        app, groups, what = partial[ASGIApp](app_of, WORKING), real_groups(num_groups), WORKING
+        app, endpoint_at, groups = partial(road.app_of, WORKING), road.endpoint_at, real_groups(num_groups)
     else:
-        app, groups, what = partial(light_app, WORKING), draw_groups(num_groups, GROUP_SIZE), f"light {WORKING}"
+        app, endpoint_at, groups = partial(light_app, WORKING), light_endpoint, draw_groups(num_groups, GROUP_SIZE)
     hung_app = partial(light_app, HUNG, "hang")
     with embedded_server() as redis_url, app_process(app) as working_url, app_process(hung_app) as hung_url:
-        figures = asyncio.run(
-            measure(redis_url, working_url, hung_url, groups=groups, repetitions=arguments.repetitions, what=what)
-        )
-    report("hung_oracle", figures, json_file=arguments.json)
+        working = endpoint_at(WORKING, working_url)
+        hung = light_endpoint(HUNG, hung_url).model_copy(update={"deadline_s": 1.0, "max_attempts": 2})
+        figures = asyncio.run(measure(redis_url, working, hung, groups=groups, repetitions=arguments.repetitions))
+    what = "the shipped detector" if arguments.real else "a light oracle stands for object_count"
+    report("hung_oracle", figures, json_file=arguments.json, title=f"benchmarks.hung_oracle: {what}")
     return 0 if figures[-1].median >= PROMISED else 1
 
 

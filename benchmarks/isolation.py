@@ -108,7 +108,7 @@ async def measure(
         first = repetition % len(names)
         for name in names[first:] + names[:first]:
             kind = conditions[name]
-            other = light_endpoint(kind, urls[kind], deadline_s=1.0)
+            other = light_endpoint(kind, urls[kind]).model_copy(update={"deadline_s": 1.0})
             found[name].append(await window(redis_url, healthy, other, groups, rate=rate))
             await asyncio.sleep(1.5)  # the worker ends what it still asked the sick one
     return found

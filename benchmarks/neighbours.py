@@ -88,9 +88,9 @@ class _Sick:
         return Response(_GARBAGE[self._num_calls % len(_GARBAGE)])
 
 
-def light_endpoint(name: str, url: str, *, deadline_s: float = 30.0) -> OracleEndpoint:
+def light_endpoint(name: str, url: str) -> OracleEndpoint:
     """The oracle as the registry is told of it."""
-    return OracleEndpoint(name=name, url=url, max_batch=BATCH, concurrency=2, deadline_s=deadline_s)
+    return OracleEndpoint(name=name, url=url, max_batch=BATCH, concurrency=2)
 
 
 def draw_groups(num_groups: int, group_size: int) -> list[Group]:
