@@ -100,19 +100,19 @@ async def bad_tokens(tokens: Tokens) -> tuple[list[BadToken], dict[Scope, BadTok
     revoked_id, revoked = await create("score", "admin")
     await tokens.revoke(revoked_id, actor=OPERATOR)
     bad = [
-        BadToken("no token", None, 401, "no token"),
-        BadToken("wrong secret", f"Bearer {good[:-3]}AAA", 401, "not known"),
-        BadToken("no token of ours", "Bearer x", 401, "not known"),
+        BadToken("none", None, 401, "no token"),
+        BadToken("wrong", f"Bearer {good[:-3]}AAA", 401, "not known"),
+        BadToken("not ours", "Bearer x", 401, "not known"),
         BadToken("another scheme", f"Digest {good}", 401, "no token"),
         BadToken("expired", f"Bearer {expired}", 401, "expired"),
         BadToken("revoked", f"Bearer {revoked}", 401, "revoked"),
     ]
     alone = {scope: (await create(scope))[1] for scope in _SCOPES}
-    return bad, {scope: BadToken("wrong scope", f"Bearer {text}", 403, "scope") for scope, text in alone.items()}
+    return bad, {scope: BadToken("scope", f"Bearer {text}", 403, "scope") for scope, text in alone.items()}
 
 
 async def try_all(url: str, tokens: Tokens, routes: Sequence[Route]) -> list[Attempt]:
-    """Every route of the gateway at `url` with every bad token, those of its wrong scopes last."""
+    """Every route of the gateway at `url` with every bad token, those of wrong scopes last."""
     bad, by_scope = await bad_tokens(tokens)
     attempts = []
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
@@ -144,7 +144,7 @@ def main(arguments: argparse.Namespace) -> int:
     attempts = asyncio.run(measure())
     kinds = list(dict.fromkeys(one.token.what for one in attempts))
     table = Table(title="benchmarks.access: status of the answer", title_justify="left")
-    table.add_column("route", overflow="fold")
+    table.add_column("route", no_wrap=True)
     for kind in kinds:
         table.add_column(kind)
     for route in dict.fromkeys(one.route for one in attempts):

@@ -17,6 +17,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 __all__ = ["Figure", "commit", "machine", "parser", "print_table", "report", "write"]
+
+_WIDTH = 160  # of what is no terminal
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def report(
 
 def print_table(table: Table, *lines: str) -> None:
     """The table, the lines as they are, and what they hold for."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(table)
     described = ", ".join(f"{key} {value}" for key, value in machine().items())
     for line in (*lines, f"commit {commit()}; {described}"):
