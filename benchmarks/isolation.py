@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
@@ -26,7 +27,7 @@ from benchmarks.neighbours import SICKNESSES, Sickness, draw_groups, light_app, 
 from benchmarks.record import Figure, parser, report
 from benchmarks.served import app_process, embedded_server, worker_process
 from rewardmesh.wire.buffer import connect
-from rewardmesh.wire.messages import OracleEndpoint
+from rewardmesh.wire.messages import OracleEndpoint, Scored
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Group, Stream
@@ -38,14 +39,23 @@ WELL = "well"
 HEALTHY = "healthy"
 UNDISTURBED = ("undisturbed", "undisturbed again")
 
-#: Latencies of the windows of a condition, in ms: one array a repetition.
-Windows = dict[str, list[np.ndarray]]
+
+@dataclass(frozen=True)
+class Window:
+    """The healthy oracle's latencies, one a group, and the share of the other's samples that were scored by its end."""
+
+    latencies_ms: np.ndarray
+    other_scored: float
+
+
+Windows = dict[str, list[Window]]
+"""By condition, one a repetition."""
 
 
 async def window(
     redis_url: str, healthy: OracleEndpoint, other: OracleEndpoint, groups: Sequence[Group], *, rate: float
-) -> np.ndarray:
-    """Latencies of the healthy oracle in ms, one a group, with both registered anew: no breaker remembers anything."""
+) -> Window:
+    """One window, with both oracles registered anew: no breaker remembers anything."""
     run_id = f"bench-{uuid4().hex[:8]}"
     client = await connect(redis_url)
     registry, stream = Registry(client), open_redis_stream(client, run_id)
@@ -60,9 +70,12 @@ async def window(
         done = asyncio.create_task(_completed(stream, {group.group_id for group in rest}, after=cursor))
         due = await _enqueue_at(stream, rest, oracles=oracles, rate=rate)
         _, seen = await done
+        latencies_ms = np.array([1000 * (seen[group_id] - due_s) for group_id, due_s in due.items()])
+        results = [await stream.outcomes(group_id, other.name) for group_id in due]
+        scored = sum(isinstance(one, Scored) for outcome in results for one in outcome.results.values())
         for group_id in await stream.groups():
             await stream.forget(group_id)
-        return np.array([1000 * (seen[group_id] - due_s) for group_id, due_s in due.items()])
+        return Window(latencies_ms, scored / (len(due) * GROUP_SIZE))
     finally:
         await registry.end_run(run_id)
         for name in oracles:
@@ -80,8 +93,8 @@ async def _enqueue_at(
         due[group.group_id] = began + index / rate
         await asyncio.sleep(max(0.0, due[group.group_id] - time.perf_counter()))
         admitted = await stream.enqueue(group, oracles=oracles)
-        if not admitted[HEALTHY].accepted:
-            raise RuntimeError(f"{group.group_id} was refused: the healthy oracle's byte budget is spent")
+        if not all(admission.accepted for admission in admitted.values()):
+            raise RuntimeError(f"{group.group_id} was refused: a byte budget is spent; lower --seconds or --rate")
     return due
 
 
@@ -114,29 +127,33 @@ async def measure(
     return found
 
 
+def percentile(percent: int, *windows: Window) -> float:
+    """Of the latencies of all of the windows, in ms."""
+    return float(np.percentile(np.concatenate([one.latencies_ms for one in windows]), percent))
+
+
 def p99_ratios(found: Windows) -> dict[str, list[float]]:
     """By condition and repetition: its p99 over the p99 of both undisturbed windows. `undisturbed` is the band: the
     second of these two over the first.
     """
-    first, again = (found[name] for name in UNDISTURBED)
-    base = [np.percentile(np.concatenate(pair), 99) for pair in zip(first, again, strict=True)]
-    ratios = {
-        name: [float(np.percentile(one, 99) / under) for one, under in zip(windows, base, strict=True)]
-        for name, windows in found.items()
-        if name not in UNDISTURBED
-    }
-    band = [float(np.percentile(b, 99) / np.percentile(a, 99)) for a, b in zip(first, again, strict=True)]
-    return {"undisturbed": band} | ratios
+    pairs = list(zip(*(found[name] for name in UNDISTURBED), strict=True))
+    ratios = {"undisturbed": [percentile(99, again) / percentile(99, first) for first, again in pairs]}
+    for name, windows in found.items():
+        if name not in UNDISTURBED:
+            ratios[name] = [
+                percentile(99, one) / percentile(99, *pair) for one, pair in zip(windows, pairs, strict=True)
+            ]
+    return ratios
 
 
 def figures_of(found: Windows, ratios: Mapping[str, Sequence[float]]) -> list[Figure]:
     """p50 and p99 by condition, then the ratios."""
     made = []
     for name, windows in found.items():
-        note = f"{len(windows[0])} groups of {GROUP_SIZE} a window"
-        for percent in (50, 99):
-            values = [float(np.percentile(one, percent)) for one in windows]
-            made.append(Figure(f"p{percent}, the other: {name}", "ms", values, note if percent == 50 else ""))
+        own = f"of its own samples {np.mean([one.other_scored for one in windows]):.0%} scored"
+        for percent, note in ((50, f"{len(windows[0].latencies_ms)} groups of {GROUP_SIZE} a window"), (99, own)):
+            values = [percentile(percent, one) for one in windows]
+            made.append(Figure(f"p{percent}, the other: {name}", "ms", values, note))
     for name, values in ratios.items():
         note = "the band" if name == "undisturbed" else f"aim: {AIM} at most"
         made.append(Figure(f"p99, {name} / undisturbed", "ratio", list(values), note))
