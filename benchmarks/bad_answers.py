@@ -17,15 +17,13 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 from rich.table import Table
 
-from benchmarks.record import commit
+from benchmarks.record import parser, print_table, write
 from reward_workers.client import OracleClient
 from rewardmesh.wire.errors import OracleError, ProtocolError
 from rewardmesh.wire.messages import Checks, OracleEndpoint, OracleInfo, Sample, Scored
@@ -252,26 +250,20 @@ def try_many(num_answers: int) -> tuple[Counter[str], list[tuple[bytes, list[str
 def main(arguments: argparse.Namespace) -> int:
     """Prints what became of the answers; 1 if something wrong got through, or fewer were tried than asked for."""
     became, through = try_many(arguments.tried)
-    tried, measured = became.pop("tried"), commit()
+    tried = became.pop("tried")
     table = Table(title="benchmarks.bad_answers: two samples an answer", title_justify="left")
     table.add_column("what became of them")
     table.add_column("n", justify="right")
     for kind, amount in became.most_common():
         table.add_row(kind, str(amount))
-    console = Console()
-    console.print(table)
-    console.print(f"{tried} bad answers, {len(through)} reached the trainer; commit {measured}", highlight=False)
-    for body, wrong in through[:10]:
-        console.print(f"{body[:300]!r}: {'; '.join(wrong)}", markup=False)
-    if arguments.json is not None:
-        written = {"benchmark": "bad_answers", "commit": measured, "tried": tried, "reached_trainer": len(through)}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(written | {"became": became}, indent=2) + "\n")
+    found = [f"{body[:300]!r}: {'; '.join(wrong)}" for body, wrong in through[:10]]
+    print_table(table, f"{tried} bad answers, {len(through)} reached the trainer", *found)
+    keys = {"tried": tried, "reached_trainer": len(through), "became": became}
+    write("bad_answers", keys, json_file=arguments.json)
     return 0 if not through and tried >= arguments.tried else 1
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options = parser(__doc__, repeats=False)
     options.add_argument("--tried", type=int, default=1_000, metavar="N", help="different answers to try")
-    options.add_argument("--json", type=Path, metavar="FILE", help="also write the figures and the commit to FILE")
     raise SystemExit(main(options.parse_args()))

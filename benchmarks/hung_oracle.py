@@ -11,29 +11,20 @@ are retried and given up, all inside the time that is measured. The two conditio
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import socket
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 from uuid import uuid4
 
-import httpx
-import numpy as np
-import uvicorn
-
+from benchmarks.neighbours import draw_groups, light_app, light_endpoint
 from benchmarks.record import Figure, parser, report
-from deploy.embedded_server import EmbeddedServer, find_server
+from benchmarks.served import LOOPBACK, app_process, embedded_server
 from reward_workers.process import worker_on_server
 from reward_workers.settings import WorkerSettings
-from rewardmesh.kit.app import build_app
-from rewardmesh.kit.oracle import Oracle, OracleInput, Result
 from rewardmesh.wire.buffer import connect
-from rewardmesh.wire.codec import encode_picture, raw_media_type
-from rewardmesh.wire.messages import Checks, OracleEndpoint, OracleInfo, Sample, Scored
+from rewardmesh.wire.codec import choose_media_type, encode_picture
+from rewardmesh.wire.messages import OracleEndpoint
 from rewardmesh.wire.redis_stream import RedisStream, open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Group, PendingSample, StreamSettings
@@ -41,135 +32,37 @@ from rewardmesh.wire.telemetry import configure_logging
 
 PROMISED = 0.9
 GROUP_SIZE = 8
-BATCH = 16
-SIDE = 48
-SERVICE_S = 0.005
 WORKING, HUNG = "object_count", "ocr_spelling"
-_START_S = 120.0
 
 
-def info_of(name: str) -> OracleInfo:
-    """What both stand-ins say of themselves."""
-    return OracleInfo(
-        name=name, version="1", reward_min=0.0, reward_max=1.0, media_types=("application/x-raw-rgb",), max_batch=BATCH
-    )
-
-
-class Light(Oracle):
-    """Waits as long as a small detector works on a batch, and returns the share of blue."""
-
-    info = info_of(WORKING)
-
-    def score(self, batch: Sequence[OracleInput]) -> list[Result]:
-        time.sleep(SERVICE_S)
-        return [
-            Scored(sample_id=item.sample.sample_id, reward=float(item.picture[..., 2].mean() / 255)) for item in batch
-        ]
-
-
-def _serve_light(port: int) -> None:
-    """The light oracle's process."""
-    uvicorn.run(build_app(Light()), host="127.0.0.1", port=port, log_level="warning")
-
-
-@asynccontextmanager
-async def light() -> AsyncIterator[OracleEndpoint]:
-    """The light oracle behind HTTP, in a process that ends with this context."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    process = multiprocessing.get_context("spawn").Process(target=_serve_light, args=(port,), daemon=True)
-    process.start()
-    endpoint = OracleEndpoint(name=WORKING, url=f"http://127.0.0.1:{port}", max_batch=BATCH, concurrency=2)
-    deadline = time.monotonic() + _START_S
-    try:
-        async with httpx.AsyncClient(base_url=endpoint.url, trust_env=False) as http:
-            while True:
-                with suppress(httpx.HTTPError):
-                    if (await http.get("/v1/health")).status_code == httpx.codes.OK:
-                        break
-                if not process.is_alive() or time.monotonic() > deadline:
-                    raise RuntimeError(f"the light oracle did not start within {_START_S:.0f} s")
-                await asyncio.sleep(0.1)
-        yield endpoint
-    finally:
-        process.terminate()
-        process.join()
-
-
-@asynccontextmanager
-async def hung() -> AsyncIterator[OracleEndpoint]:
-    """An oracle that says what it is, takes every score request, and never answers one."""
-    body = info_of(HUNG).to_json().encode()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET"):
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-                await writer.drain()
-            while await reader.read(1 << 16):
-                pass  # until the caller hangs up
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield OracleEndpoint(
-            name=HUNG, url=f"http://127.0.0.1:{port}", max_batch=BATCH, concurrency=2, deadline_s=1.0, max_attempts=2
-        )
-    finally:
-        server.close()
-
-
-def draw(number: int) -> list[PendingSample]:
-    """Random pictures, raw, as the shapes world sends them."""
-    rng = np.random.default_rng(1)
-    media_type = raw_media_type(SIDE, SIDE)
-    return [
-        PendingSample(
-            sample=Sample(
-                run_id="benchmark",
-                group_id=f"g{index // GROUP_SIZE}",
-                sample_id=f"s{index}",
-                policy_version=0,
-                boundary_index=4,
-                prompt="two red circles",
-                checks=Checks(tag="counting"),
-            ),
-            media_type=media_type,
-            picture=encode_picture(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), media_type),
-        )
-        for index in range(number)
-    ]
-
-
-def draw_real(number: int) -> list[PendingSample]:
+def real_groups(num_groups: int) -> list[Group]:
     """Rendered pictures of the shapes world."""
-    from benchmarks import oracles  # noqa: PLC0415 - brings torch, which the light form does without
+    from benchmarks import road  # noqa: PLC0415 - brings torch, which the light form does without
 
     return [
-        PendingSample(
-            sample=one.sample,
-            media_type=raw_media_type(one.picture.shape[1], one.picture.shape[0]),
-            picture=one.picture.tobytes(),
+        Group(
+            group_id=group.group_id,
+            requests=tuple(
+                PendingSample(
+                    sample=sample,
+                    media_type=choose_media_type(pictured.picture),
+                    picture=encode_picture(pictured.picture, choose_media_type(pictured.picture)),
+                )
+                for sample, pictured in zip(group.wire_samples(), group.samples, strict=True)
+            ),
         )
-        for one in oracles.draw(WORKING, number)
+        for group in road.draw_groups(WORKING, num_groups * GROUP_SIZE)
     ]
 
 
-async def pictures_a_second(
-    redis_url: str, endpoints: Sequence[OracleEndpoint], pending: Sequence[PendingSample]
-) -> float:
+async def pictures_a_second(redis_url: str, endpoints: Sequence[OracleEndpoint], groups: Sequence[Group]) -> float:
     """One value: object_count's rate while every one of `endpoints` has the same backlog."""
     run_id = f"bench-{uuid4().hex[:8]}"
     client = await connect(redis_url)
     registry = Registry(client)
     stream = open_redis_stream(client, run_id, settings=StreamSettings(budget_bytes=256 * 2**20))
-    num_groups = len(pending) // GROUP_SIZE
     try:
-        for index in range(num_groups):
-            requests = tuple(pending[index * GROUP_SIZE : (index + 1) * GROUP_SIZE])
-            group = Group(group_id=f"g{index}", requests=requests)
+        for group in groups:
             admitted = await stream.enqueue(group, oracles=[endpoint.name for endpoint in endpoints])
             if not all(admission.accepted for admission in admitted.values()):
                 raise RuntimeError("the backlog does not fit into the oracle's byte budget")
@@ -177,11 +70,11 @@ async def pictures_a_second(
             await registry.put_oracle(endpoint)
         await registry.put_run(run_id)
         async with worker_on_server(
-            WorkerSettings(redis_url=redis_url, drain_s=0.1, allowed_networks="127.0.0.0/8")
+            WorkerSettings(redis_url=redis_url, drain_s=0.1, allowed_networks=LOOPBACK)
         ) as worker:
             working = asyncio.create_task(worker.run())
             try:
-                rate = await _rate(stream, num_groups)
+                rate = await _rate(stream, len(groups))
             finally:
                 worker.stop()
                 await working
@@ -207,31 +100,25 @@ async def _rate(stream: RedisStream, num_groups: int) -> float:
     return (num_groups - first) * GROUP_SIZE / (time.perf_counter() - began)
 
 
-async def measure(redis_url: str, *, real: bool, num_pictures: int, repetitions: int) -> list[Figure]:
+async def measure(
+    redis_url: str, working: OracleEndpoint, hung: OracleEndpoint, *, groups: Sequence[Group], repetitions: int
+) -> list[Figure]:
     """Both conditions in turns, and their ratios pair by pair."""
-    if real:
-        from benchmarks.oracles import served  # noqa: PLC0415 - see draw_real
-
-        serving, pending = served(WORKING), draw_real(num_pictures)
-    else:
-        serving, pending = light(), draw(num_pictures)
     undisturbed: list[float] = []
     disturbed: list[float] = []
-    async with serving as working, hung() as hanging:
-        await pictures_a_second(redis_url, [working], pending[: 32 * GROUP_SIZE])  # warm-up
-        for _ in range(repetitions):
-            undisturbed.append(await pictures_a_second(redis_url, [working], pending))
-            disturbed.append(await pictures_a_second(redis_url, [working, hanging], pending))
+    await pictures_a_second(redis_url, [working], groups[:32])  # warm-up
+    for _ in range(repetitions):
+        undisturbed.append(await pictures_a_second(redis_url, [working], groups))
+        disturbed.append(await pictures_a_second(redis_url, [working, hung], groups))
     ratios = [with_hung / without for with_hung, without in zip(disturbed, undisturbed, strict=True)]
-    what = WORKING if real else f"light {WORKING}"
     return [
-        Figure(f"{what} alone", "pictures/s", undisturbed, note=f"{num_pictures} pictures a value"),
-        Figure(f"{what} beside a hung {HUNG}", "pictures/s", disturbed),
+        Figure(f"{WORKING} alone", "pictures/s", undisturbed, note=f"{len(groups) * GROUP_SIZE} pictures a value"),
+        Figure(f"{WORKING} beside a hung {HUNG}", "pictures/s", disturbed),
         Figure("hung / alone", "ratio", ratios, note=f"promised: {PROMISED} at least, in the median"),
     ]
 
 
-async def main() -> int:
+def main() -> int:
     """Runs the benchmark; 1 if the promise is not kept."""
     made = parser(__doc__)
     made.add_argument("--real", action="store_true", help="the shipped object_count instead of the light one")
@@ -239,20 +126,23 @@ async def main() -> int:
         "--pictures", type=int, default=None, metavar="N", help="for each value (default 4096, real 1024)"
     )
     arguments = made.parse_args()
-    num_pictures = arguments.pictures or (1024 if arguments.real else 4096)
+    num_groups = (arguments.pictures or (1024 if arguments.real else 4096)) // GROUP_SIZE
     configure_logging(level="ERROR")
-    with tempfile.TemporaryDirectory(prefix="rewardmesh-bench-") as folder:
-        server = EmbeddedServer(Path(folder) / "data", binary=find_server())
-        server.start()
-        try:
-            figures = await measure(
-                server.url, real=arguments.real, num_pictures=num_pictures, repetitions=arguments.repetitions
-            )
-        finally:
-            server.stop()
-    report("hung_oracle", figures, json_file=arguments.json)
+    if arguments.real:
+        from benchmarks import road  # noqa: PLC0415 - see real_groups
+
+        app, endpoint_at, groups = partial(road.app_of, WORKING), road.endpoint_at, real_groups(num_groups)
+    else:
+        app, endpoint_at, groups = partial(light_app, WORKING), light_endpoint, draw_groups(num_groups, GROUP_SIZE)
+    hung_app = partial(light_app, HUNG, "hang")
+    with embedded_server() as redis_url, app_process(app) as working_url, app_process(hung_app) as hung_url:
+        working = endpoint_at(WORKING, working_url)
+        hung = light_endpoint(HUNG, hung_url).model_copy(update={"deadline_s": 1.0, "max_attempts": 2})
+        figures = asyncio.run(measure(redis_url, working, hung, groups=groups, repetitions=arguments.repetitions))
+    what = "the shipped detector" if arguments.real else "a light oracle stands for object_count"
+    report("hung_oracle", figures, json_file=arguments.json, title=f"benchmarks.hung_oracle: {what}")
     return 0 if figures[-1].median >= PROMISED else 1
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

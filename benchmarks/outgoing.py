@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.record import commit
+from benchmarks.record import parser, print_table, write
 from rewardmesh.wire.errors import AddressRefused
 from rewardmesh.wire.outgoing import OutgoingPolicy, open_client, resolve
 
@@ -176,18 +173,11 @@ def main(arguments: argparse.Namespace) -> int:
         url = one.form.url + (f" ({', '.join(one.form.resolves)})" if one.form.resolves else "")
         table.add_row(one.form.what, escape(url), "yes" if one.refused else "NO", one.by)
         rows.append({"what": one.form.what, "form": url, "refused": one.refused, "by": one.by})
-    refused, measured = sum(one.refused for one in attempts), commit()
-    console = Console()
-    console.print(table)
-    console.print(f"{refused} of {len(attempts)} refused, nothing arrived but the control; commit {measured}")
-    if arguments.json is not None:
-        written = {"benchmark": "outgoing", "commit": measured, "tried": len(attempts), "refused": refused}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(written | {"forms": rows}, indent=2, ensure_ascii=False) + "\n")
+    refused = sum(one.refused for one in attempts)
+    print_table(table, f"{refused} of {len(attempts)} refused, nothing arrived but the control")
+    write("outgoing", {"tried": len(attempts), "refused": refused, "forms": rows}, json_file=arguments.json)
     return 0 if refused == len(attempts) else 1
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--json", type=Path, metavar="FILE", help="also write the table and the commit to FILE")
-    raise SystemExit(main(options.parse_args()))
+    raise SystemExit(main(parser(__doc__, repeats=False).parse_args()))

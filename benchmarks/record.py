@@ -4,6 +4,9 @@ A benchmark measures, makes `Figure`s of what it saw, and hands them to `report`
 
     arguments = parser(__doc__).parse_args()
     report("stream", [Figure("8 x 10 KB", "groups/s", values)], json_file=arguments.json)
+
+What others look up by name in the JSON file is handed over as `keys` and stands at its top. One that counts rather than
+measures has a table of its own: `print_table` and `write`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +28,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Figure", "commit", "machine", "parser", "report"]
+__all__ = ["Figure", "commit", "machine", "parser", "print_table", "report", "write"]
+
+_WIDTH = 160  # of what is no terminal
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,12 @@ class Figure:
         return "one run" if len(self.values) == 1 else f"{_short(min(self.values))} – {_short(max(self.values))}"
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(description: str | None, *, repeats: bool = True) -> argparse.ArgumentParser:
     """Arguments of every benchmark; the first line of its docstring describes it."""
     made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     made.add_argument("--json", type=Path, metavar="FILE", help="also write figures, commit and machine to FILE")
-    made.add_argument("--repetitions", type=int, default=5, metavar="N", help="values for each figure (default 5)")
+    if repeats:
+        made.add_argument("--repetitions", type=int, default=5, metavar="N", help="values for each figure (default 5)")
     return made
 
 
@@ -77,9 +84,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(name: str, figures: Sequence[Figure], *, json_file: Path | None = None, title: str = "") -> None:
+def report(
+    name: str,
+    figures: Sequence[Figure],
+    *,
+    json_file: Path | None = None,
+    title: str = "",
+    keys: Mapping[str, Any] | None = None,
+) -> None:
     """Prints the table and, if asked, writes the JSON file."""
-    where, when, measured = machine(), datetime.now(UTC).isoformat(timespec="seconds"), commit()
     table = Table(title=title or f"benchmarks.{name}", title_justify="left")
     table.add_column("what")
     for column in ("median", "unit", "spread", "n"):
@@ -89,26 +102,39 @@ def report(name: str, figures: Sequence[Figure], *, json_file: Path | None = Non
         table.add_row(
             figure.what, _short(figure.median), figure.unit, figure.spread, str(len(figure.values)), figure.note
         )
-    console = Console()
+    print_table(table)
+    rows = [
+        {
+            "what": figure.what,
+            "unit": figure.unit,
+            "median": figure.median,
+            "values": list(figure.values),
+            "note": figure.note,
+            **figure.extra,
+        }
+        for figure in figures
+    ]
+    write(name, {**(keys or {}), "figures": rows}, json_file=json_file)
+
+
+def print_table(table: Table, *lines: str) -> None:
+    """The table, the lines as they are, and what they hold for."""
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     console.print(table)
-    described = ", ".join(f"{key} {value}" for key, value in where.items())
-    console.print(f"commit {measured}; {described}", soft_wrap=True, highlight=False)
-    if json_file is not None:
-        rows = [
-            {
-                "what": figure.what,
-                "unit": figure.unit,
-                "median": figure.median,
-                "values": list(figure.values),
-                "note": figure.note,
-                **figure.extra,
-            }
-            for figure in figures
-        ]
-        written = {"benchmark": name, "commit": measured, "when": when, "machine": where, "figures": rows}
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
-        console.print(f"written to {json_file}", soft_wrap=True, highlight=False)
+    described = ", ".join(f"{key} {value}" for key, value in machine().items())
+    for line in (*lines, f"commit {commit()}; {described}"):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def write(name: str, content: Mapping[str, Any], *, json_file: Path | None) -> None:
+    """The JSON file, if one is asked for: benchmark, commit, time and machine before the content."""
+    if json_file is None:
+        return
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    about = {"benchmark": name, "commit": commit(), "when": when, "machine": machine()}
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps({**about, **content}, indent=2, allow_nan=False) + "\n")
+    Console().print(f"written to {json_file}", soft_wrap=True, highlight=False)
 
 
 def _short(value: float) -> str:

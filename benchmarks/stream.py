@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, nullcontext
 from uuid import uuid4
 
 from redis.asyncio import Redis
 
 from benchmarks.record import Figure, parser, report
-from deploy.embedded_server import EmbeddedServer, find_server
+from benchmarks.served import embedded_server
 from rewardmesh.wire import names
 from rewardmesh.wire.buffer import connect, describe
 from rewardmesh.wire.memory_stream import MemoryStream
@@ -86,19 +84,10 @@ async def groups_a_second(stream: Stream, picture_bytes: int, num_groups: int) -
 @asynccontextmanager
 async def server(url: str | None) -> AsyncIterator[Redis]:
     """A client of the given server, or of an embedded one that lives as long as this context."""
-    with tempfile.TemporaryDirectory(prefix="rewardmesh-bench-") as folder:
-        embedded = None
-        if url is None:
-            embedded = EmbeddedServer(Path(folder) / "data", binary=find_server())
-            embedded.start()
-            url = embedded.url
-        try:
-            client = await connect(url)
-            yield client
-            await client.aclose()
-        finally:
-            if embedded is not None:
-                embedded.stop()
+    with embedded_server() if url is None else nullcontext(url) as there:
+        client = await connect(there)
+        yield client
+        await client.aclose()
 
 
 async def remove_run(client: Redis, run_id: str) -> None:

@@ -136,7 +136,7 @@ async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> O
     await _require_free(gateway, info.name)  # again: probing took its time
     endpoint = wanted.endpoint(name=info.name, version=info.version, max_batch=max_batch)
     await gateway.registry.put_oracle(endpoint, secret=wanted.secret)
-    await gateway.registry.put_secret(endpoint.name, wanted.secret)  # where there is none, one that was left behind goes
+    await gateway.registry.put_secret(endpoint.name, wanted.secret)  # none: one that was left behind goes
     await _keep_info(gateway, endpoint.name, info)
     await gateway.audit.record(actor, "oracle.register", endpoint.name, url=wanted.url, version=endpoint.version)
     return endpoint

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from redis.asyncio import Redis
 
+from benchmarks.served import serving
 from reward_workers.process import worker_on_server
 from reward_workers.settings import WorkerSettings
 from reward_workers.worker import Worker
@@ -57,25 +55,6 @@ def old_buffer(tmp_path: Path) -> Iterator[Server]:
     server.start()
     yield server
     server.kill()
-
-
-@contextlib.asynccontextmanager
-async def serving(app: FastAPI, **more: Any) -> AsyncIterator[str]:
-    """Serves an app on loopback with uvicorn, of which `more` is asked; gives its URL."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="error", ws="none", lifespan="on", timeout_graceful_shutdown=1, **more)
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:
-            assert not task.done(), task.result()
-            await asyncio.sleep(0.01)
-        yield f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
-        sockets = [one.transport.get_extra_info("socket") for one in server.server_state.connections]
-        server.should_exit = True
-        await task
-        while any(one.fileno() >= 0 for one in sockets):  # noqa: ASYNC110 - the loop closes them, a step later
-            await asyncio.sleep(0)
 
 
 class Blue(Oracle):
