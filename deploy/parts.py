@@ -119,7 +119,13 @@ def register_oracles(redis_url: str, *, serve_url: str) -> str:
         try:
             for info in infos:
                 url = oracle_url(serve_url, info.name)
-                endpoint = OracleEndpoint(name=info.name, url=url, version=info.version, max_batch=info.max_batch)
+                endpoint = OracleEndpoint(
+                    name=info.name,
+                    url=url,
+                    version=info.version,
+                    max_batch=info.max_batch,
+                    granularity=info.granularity,
+                )
                 await Registry(client).put_oracle(endpoint)
         finally:
             await client.aclose()

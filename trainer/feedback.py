@@ -63,6 +63,8 @@ class PictureGroup:
     """Oracles that are waited for."""
     late: tuple[str, ...] = ()
     """Oracles whose answers are taken whenever they come."""
+    reuse_answers_s: Mapping[str, float] = field(default_factory=dict)
+    """How old an answer may be that an oracle gave before to the same question; one that is not named is asked."""
 
     def wire_samples(self) -> list[Sample]:
         """The samples as messages. Raises pydantic.ValidationError (a ValueError) for checks of another shape."""

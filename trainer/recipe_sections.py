@@ -99,6 +99,9 @@ class OracleUse(RecipeSection):
     """What is done without its rewards."""
     applies: Literal["objects", "text", "all"] = "all"
     """Prompts it is asked about: those whose checks name objects, those that ask for a text, or every one."""
+    reuse_answers_s: FiniteFloat | None = Field(default=None, gt=0, le=604_800)
+    """Age of the oldest answer that is taken again, instead of asking, when it has the same version and gets the same
+    picture, prompt and checks; null: always asked. Leave it null for an oracle whose answers vary."""
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> Self:

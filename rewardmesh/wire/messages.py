@@ -258,6 +258,7 @@ class OracleEndpoint(Message):
     dialect: Literal["rewardmesh", "flow_factory", "openrlhf", "openai_judge", "kserve"] = "rewardmesh"
     options: Detail = Field(default_factory=dict)  # of the dialect
     max_batch: Count = Field(ge=1)
+    granularity: Literal["sample", "group"] = "sample"  # as the service declares it
     concurrency: Count = Field(default=1, ge=1)
     deadline_s: Number = Field(default=30.0, gt=0)
     max_attempts: Count = Field(default=4, ge=1)

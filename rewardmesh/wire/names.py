@@ -22,6 +22,7 @@ __all__ = [
     "REGISTRY_SECRETS",
     "RUN_KEYS",
     "WORKERS",
+    "answer_keys",
     "breaker_key",
     "prefix",
     "run_key",
@@ -59,20 +60,25 @@ KEY_KINDS: Final[dict[str, str]] = {
 
 #: Metrics, with their unit and labels; every process that reports one uses this name.
 METRICS: Final[dict[str, str]] = {
-    "rewardmesh_stream_lag": "samples not yet delivered, by run and oracle",
-    "rewardmesh_stream_pending": "samples delivered and unsettled, by run and oracle",
-    "rewardmesh_stream_retrying": "samples that wait for another attempt, by run and oracle",
-    "rewardmesh_stream_deferred": "samples whose answer comes later, by run and oracle",
-    "rewardmesh_stream_bytes": "picture bytes in use, by run and oracle",
-    "rewardmesh_stream_oldest_pending_s": "age of the oldest unsettled sample, by run and oracle",
-    "rewardmesh_stream_dead_letters": "failed samples kept, by run and oracle",
-    "rewardmesh_samples_settled": "outcomes recorded, by run, oracle, version and kind",
-    "rewardmesh_samples_duplicate": "outcomes that were already there, by run and oracle",
-    "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle and code",
-    "rewardmesh_oracle_latency_s": "seconds that one batch took over HTTP, by oracle and version",
+    "rewardmesh_stream_lag": "samples not yet delivered, by run, oracle and version",
+    "rewardmesh_stream_pending": "samples delivered and unsettled, by run, oracle and version",
+    "rewardmesh_stream_retrying": "samples that wait for another attempt, by run, oracle and version",
+    "rewardmesh_stream_deferred": "samples whose answer comes later, by run, oracle and version",
+    "rewardmesh_stream_bytes": "picture bytes in use, by run, oracle and version",
+    "rewardmesh_stream_oldest_pending_s": "age of the oldest unsettled sample, by run, oracle and version",
+    "rewardmesh_stream_dead_letters": "failed samples kept, by run, oracle and version",
+    "rewardmesh_samples_settled": "outcomes that a worker recorded, by run, oracle, version, kind and code",
+    "rewardmesh_samples_duplicate": "outcomes that were already there, by run, oracle and version",
+    "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle, version and code",
+    "rewardmesh_sample_staleness": "policy versions a sample was behind when claimed, by run, oracle and version",
+    "rewardmesh_answers_reused": "samples looked up among kept answers, by run, oracle, version and kind",
+    "rewardmesh_oracle_latency_s": "seconds by phase (queue: a sample; call, settle: a batch), oracle and version",
     "rewardmesh_oracle_batch_samples": "samples in one batch, by oracle and version",
     "rewardmesh_oracle_calls_failed": "calls that failed as a whole, by oracle, version, code and breaker since",
+    "rewardmesh_oracle_breaker": "0 closed, 1 probing, 2 open, by oracle and version",
     "rewardmesh_reward": "mean reward of an iteration, by run and oracle",
+    "rewardmesh_outcomes": "pictures of an iteration by what became of them, by run, oracle and kind",
+    "rewardmesh_staleness": "policy versions that an iteration's rollout was behind, by run",
     "rewardmesh_reward_time_exposed_s": "seconds an iteration waited for rewards, by run",
     "rewardmesh_reward_time_hidden_s": "seconds of reward time that learning overlapped, by run",
     "rewardmesh_iteration_s": "seconds an iteration took, by run and part",
@@ -85,6 +91,14 @@ LOG_FIELDS: Final = ("run_id", "group_id", "sample_id", "oracle", "policy_versio
 def breaker_key(oracle: str) -> str:
     """Hash of an oracle's circuit breaker; absent while it is closed and the last call succeeded."""
     return f"rm:registry:breaker:{oracle}"
+
+
+def answer_keys(oracle: str) -> tuple[str, str]:
+    """What is kept of an oracle's answers, for all runs: a hash by question, and a sorted set by time; both expire.
+
+    The braces are a hash tag of the oracle's own.
+    """
+    return f"rm:answers:{{{oracle}}}:kept", f"rm:answers:{{{oracle}}}:order"
 
 
 def prefix(run_id: str) -> str:

@@ -41,7 +41,7 @@ class OracleRegistry(Protocol):
         """One oracle. Raises UnknownOracle."""
 
     async def remove_oracle(self, name: str) -> None:
-        """Forgets the oracle, its secret and its breaker; removing an unknown one is no error."""
+        """Forgets the oracle, its secret, and what is kept of it; removing an unknown one is no error."""
 
     async def put_secret(self, name: str, secret: str | None) -> None:
         """Keeps the bearer token that we send to the oracle; None forgets it. Raises UnknownOracle."""
@@ -109,6 +109,7 @@ class Registry:
             await self._redis.hdel(names.REGISTRY_ORACLES, name)
             await self._redis.hdel(names.REGISTRY_SECRETS, name)
             await self._redis.delete(names.breaker_key(name))
+            await self._redis.delete(*names.answer_keys(name))
 
     async def put_secret(self, name: str, secret: str | None) -> None:
         await self.oracle(name)

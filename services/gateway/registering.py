@@ -119,15 +119,16 @@ async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> O
         if max_batch > info.max_batch:
             what = f"max_batch {max_batch} is more than the {info.max_batch} that the service takes"
             raise RegistrationRefused(what, name, "lower max_batch, or leave it out")
+        said = {"granularity": info.granularity}
     else:
-        info = None
+        info, said = None, {}
         if wanted.name is None or wanted.max_batch is None:
             what = f"a service of the dialect {wanted.dialect} cannot say its name and its max_batch"
             raise RegistrationRefused(what, wanted.url, "give both")
         await _require_service(gateway, wanted.url)
         name, version, max_batch = wanted.name, "", wanted.max_batch
     await _require_free(gateway, name)  # again: probing took its time
-    said = {"url": wanted.url, "dialect": wanted.dialect, "options": wanted.options}
+    said |= {"url": wanted.url, "dialect": wanted.dialect, "options": wanted.options}
     known = {**wanted.given, **said, "name": name, "version": version, "max_batch": max_batch}
     endpoint = OracleEndpoint.model_validate(known)
     await gateway.registry.put_oracle(endpoint)
@@ -152,7 +153,7 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
             secret = wanted.secret or await gateway.registry.secret(name)
             deadline_s = wanted.deadline_s or endpoint.deadline_s
             info = _conforming(await check(gateway, wanted.url, deadline_s=deadline_s, secret=secret), name=name)
-            new["version"] = info.version
+            new |= {"version": info.version, "granularity": info.granularity}
             await _keep_info(gateway, name, info)
         else:
             await _require_service(gateway, wanted.url)
@@ -168,7 +169,7 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
 
 
 async def recheck(gateway: Gateway, name: str, *, actor: Actor) -> OracleEndpoint:
-    """Probes a registered oracle once more and takes over its version. Idempotent.
+    """Probes a registered oracle once more and takes over its version and granularity. Idempotent.
 
     Raises: UnknownOracle, RegistrationRefused (it does not conform any more, or is another service).
     """
@@ -180,9 +181,9 @@ async def recheck(gateway: Gateway, name: str, *, actor: Actor) -> OracleEndpoin
     report = await check(gateway, endpoint.url, deadline_s=endpoint.deadline_s, secret=secret)
     info = _conforming(report, name=name)
     await _keep_info(gateway, name, info)
-    if info.version == endpoint.version:
+    changed = endpoint.model_copy(update={"version": info.version, "granularity": info.granularity})
+    if changed == endpoint:
         return endpoint
-    changed = endpoint.model_copy(update={"version": info.version})
     await gateway.registry.put_oracle(changed)
     await gateway.audit.record(actor, "oracle.version", name, before=endpoint.version, after=info.version)
     return changed
