@@ -152,8 +152,8 @@ class OracleClient:
                 fitted = await fit_pictures(claims, info.media_types)
                 unfit = {fit.sample_id: fit for fit in fitted if isinstance(fit, ScoreFailure)}
                 if unfit and info.granularity == "group":  # the others cannot be judged without them
-                    results = [unfit.get(claim.sample.sample_id) or _beside_unfit(claim) for claim in claims]
-                    return Answer(results=results, version=info.version)
+                    failures = [unfit.get(claim.sample.sample_id) or _beside_unfit(claim) for claim in claims]
+                    return Answer(results=list(failures), version=info.version)
                 asked = [
                     Asked(claim=claim, media_type=fit[0], picture=fit[1])
                     for claim, fit in zip(claims, fitted, strict=True)

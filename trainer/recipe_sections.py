@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from trainer.algorithm_recipe import AlgorithmRecipe, RecipeSection
 
@@ -86,7 +86,7 @@ class OracleUse(RecipeSection):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The oracle's registered name."""
-    weight: FiniteFloat = Field(default=1.0, gt=0, le=1000)
+    weight: FiniteFloat = Field(default=1.0, le=1000)
     """Weight of its reward in the weighted mean over the oracles that apply to a sample."""
     normalisation: Literal["none", "unit_range", "group_std"] = "unit_range"
     """Before weighting: as it is; mapped from [reward_min, reward_max] to [-0.5, 0.5]; or centred and divided by its
@@ -102,6 +102,13 @@ class OracleUse(RecipeSection):
     reuse_answers_s: FiniteFloat | None = Field(default=None, gt=0, le=604_800)
     """Age of the oldest answer that is taken again, instead of asking, when it has the same version and gets the same
     picture, prompt and checks; null: always asked. Leave it null for an oracle whose answers vary."""
+
+    @field_validator("weight")
+    @classmethod
+    def _weighs_something(cls, weight: float) -> float:
+        if weight <= 0:
+            raise ValueError("an oracle without weight teaches nothing: give it one above 0, or leave it out")
+        return weight
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> Self:

@@ -196,6 +196,12 @@ class OracleInfo(Message):
             raise ValueError(f"reward_min {self.reward_min} is not below reward_max {self.reward_max}")
         return self
 
+    @model_validator(mode="after")
+    def _takes_a_group(self) -> Self:
+        if self.granularity == "group" and self.max_batch < 2:
+            raise ValueError("granularity is group and max_batch is 1: a group has two samples or more")
+        return self
+
 
 class ScoreItem(Message):
     """One sample of a batch: its picture is the multipart part named `picture`, or is inside as base64."""

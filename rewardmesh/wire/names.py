@@ -6,6 +6,7 @@ on a cluster. What follows is one of `RUN_KEYS`, or one of `KEY_KINDS` with a gr
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "WORKERS",
     "answer_keys",
     "breaker_key",
+    "labels_of",
     "prefix",
     "run_key",
     "text",
@@ -58,7 +60,7 @@ KEY_KINDS: Final[dict[str, str]] = {
     "deadpics": "hash by oracle: pictures of failed samples, by dead letter",
 }
 
-#: Metrics, with their unit and labels; every process that reports one uses this name.
+#: Metrics: what they count, and their labels after the last "by"; every process that reports one uses this name.
 METRICS: Final[dict[str, str]] = {
     "rewardmesh_stream_lag": "samples not yet delivered, by run, oracle and version",
     "rewardmesh_stream_pending": "samples delivered and unsettled, by run, oracle and version",
@@ -72,9 +74,9 @@ METRICS: Final[dict[str, str]] = {
     "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle, version and code",
     "rewardmesh_sample_staleness": "policy versions a sample was behind when claimed, by run, oracle and version",
     "rewardmesh_answers_reused": "samples looked up among kept answers, by run, oracle, version and kind",
-    "rewardmesh_oracle_latency_s": "seconds by phase (queue: a sample; call, settle: a batch), oracle and version",
+    "rewardmesh_oracle_latency_s": "seconds of a sample (queue) or batch (call, settle), by oracle, version and phase",
     "rewardmesh_oracle_batch_samples": "samples in one batch, by oracle and version",
-    "rewardmesh_oracle_calls_failed": "calls that failed as a whole, by oracle, version, code and breaker since",
+    "rewardmesh_oracle_calls_failed": "calls that failed as a whole, by oracle, version, code and breaker",
     "rewardmesh_oracle_breaker": "0 closed, 1 probing, 2 open, by oracle and version",
     "rewardmesh_reward": "mean reward of an iteration, by run and oracle",
     "rewardmesh_outcomes": "pictures of an iteration by what became of them, by run, oracle and kind",
@@ -86,6 +88,11 @@ METRICS: Final[dict[str, str]] = {
 
 #: Fields of structured logs that identify what a line is about.
 LOG_FIELDS: Final = ("run_id", "group_id", "sample_id", "oracle", "policy_version", "iteration")
+
+
+def labels_of(metric: str) -> set[str]:
+    """The labels of a metric."""
+    return set(re.split(", | and ", METRICS[metric].rpartition(", by ")[2]))
 
 
 def breaker_key(oracle: str) -> str:

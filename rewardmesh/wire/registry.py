@@ -28,11 +28,15 @@ _WHICH = "registry"
 class OracleRegistry(Protocol):
     """What workers, trainers and operators ask of a registry.
 
-    Every call but `breaker_failed` is idempotent. Failures of the server are raised as `BufferUnavailable`.
+    Every call but `add_oracle` and `breaker_failed` is idempotent. Failures of the server are raised as
+    `BufferUnavailable`.
     """
 
     async def put_oracle(self, endpoint: OracleEndpoint) -> None:
         """Adds the oracle, or replaces what was known under its name; its breaker is closed."""
+
+    async def add_oracle(self, endpoint: OracleEndpoint) -> bool:
+        """Adds the oracle, unless its name is taken; says whether it did. Of two at once, one does."""
 
     async def oracles(self) -> list[OracleEndpoint]:
         """All oracles, by name."""
@@ -91,6 +95,10 @@ class Registry:
         with server_errors(_WHICH):
             await self._redis.hset(names.REGISTRY_ORACLES, endpoint.name, endpoint.to_json())
             await self._redis.delete(names.breaker_key(endpoint.name))
+
+    async def add_oracle(self, endpoint: OracleEndpoint) -> bool:
+        with server_errors(_WHICH):
+            return bool(await self._redis.hsetnx(names.REGISTRY_ORACLES, endpoint.name, endpoint.to_json()))
 
     async def oracles(self) -> list[OracleEndpoint]:
         with server_errors(_WHICH):
@@ -179,6 +187,9 @@ class MemoryRegistry:
     async def put_oracle(self, endpoint: OracleEndpoint) -> None:
         self._oracles[endpoint.name] = endpoint
         self._breakers.pop(endpoint.name, None)
+
+    async def add_oracle(self, endpoint: OracleEndpoint) -> bool:
+        return self._oracles.setdefault(endpoint.name, endpoint) is endpoint
 
     async def oracles(self) -> list[OracleEndpoint]:
         return [self._oracles[name] for name in sorted(self._oracles)]

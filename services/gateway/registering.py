@@ -119,19 +119,20 @@ async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> O
         if max_batch > info.max_batch:
             what = f"max_batch {max_batch} is more than the {info.max_batch} that the service takes"
             raise RegistrationRefused(what, name, "lower max_batch, or leave it out")
-        said = {"granularity": info.granularity}
     else:
-        info, said = None, {}
+        info = None
         if wanted.name is None or wanted.max_batch is None:
             what = f"a service of the dialect {wanted.dialect} cannot say its name and its max_batch"
             raise RegistrationRefused(what, wanted.url, "give both")
         await _require_service(gateway, wanted.url)
         name, version, max_batch = wanted.name, "", wanted.max_batch
-    await _require_free(gateway, name)  # again: probing took its time
-    said |= {"url": wanted.url, "dialect": wanted.dialect, "options": wanted.options}
+    said: dict[str, Any] = {"url": wanted.url, "dialect": wanted.dialect, "options": wanted.options}
+    if info is not None:
+        said["granularity"] = info.granularity
     known = {**wanted.given, **said, "name": name, "version": version, "max_batch": max_batch}
     endpoint = OracleEndpoint.model_validate(known)
-    await gateway.registry.put_oracle(endpoint)
+    while not await gateway.registry.add_oracle(endpoint):  # probing took its time
+        await _require_free(gateway, name)
     await gateway.registry.put_secret(name, wanted.secret)
     await _keep_info(gateway, name, info)
     await gateway.audit.record(actor, "oracle.register", name, url=wanted.url, version=version)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -79,7 +79,9 @@ async def serving(app: FastAPI) -> AsyncIterator[str]:
 class Blue(Oracle):
     """The share of blue. A picture whose first pixel is all red cannot be judged."""
 
-    def __init__(self, name: str = "blue", version: str = "1") -> None:
+    def __init__(
+        self, name: str = "blue", version: str = "1", granularity: Literal["sample", "group"] = "sample"
+    ) -> None:
         self.info = OracleInfo(
             name=name,
             version=version,
@@ -87,6 +89,7 @@ class Blue(Oracle):
             reward_max=1.0,
             media_types=("image/png", "image/webp", "application/x-raw-rgb"),
             max_batch=8,
+            granularity=granularity,
         )
 
     def score(self, batch: Sequence[OracleInput]) -> list[Result]:
