@@ -18,13 +18,7 @@ import pytest
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.codec import decode_picture
-from rewardmesh.wire.errors import (
-    BufferUnavailable,
-    OracleRejected,
-    OracleUnavailable,
-    RecipeError,
-    RewardmeshError,
-)
+from rewardmesh.wire.errors import BufferUnavailable, OracleUnavailable, RecipeError, RewardmeshError
 from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, Scored, ScoreFailure
 from rewardmesh.wire.redis_stream import open_redis_stream
@@ -232,28 +226,6 @@ def test_an_oracle_of_this_process_is_known_and_no_other() -> None:
     feedback = InProcessFeedback({"bright": Bright("bright")})
     assert feedback.knows("bright")
     assert not feedback.knows("dark")
-
-
-def test_an_oracle_of_this_process_that_judges_groups_gets_them_whole() -> None:
-    batches: list[list[str]] = []
-
-    class Whole(Bright):
-        def score(self, batch: Sequence[OracleInput]) -> list[Any]:
-            batches.append(sorted(one.sample.group_id for one in batch))
-            return super().score(batch)
-
-    oracle = Whole("bright")
-    for max_batch in (50, 2):
-        oracle.info = oracle.info.model_copy(update={"granularity": "group", "max_batch": max_batch})
-        feedback = InProcessFeedback({"bright": oracle})
-        groups = [replace(group(group_id), awaited=("bright",), late=()) for group_id in ("g1", "g2")]
-        size = len(groups[0].samples)
-        if max_batch >= size:
-            feedback.publish(groups)
-            assert batches == [["g1"] * size, ["g2"] * size]
-        else:
-            with pytest.raises(OracleRejected, match=r"whole groups of at most 2 pictures.*lower prompts.group_size"):
-                feedback.publish(groups)
 
 
 def test_times_are_never_negative_and_nothing_runs_once_all_is_there(road: Road) -> None:
