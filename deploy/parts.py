@@ -137,7 +137,11 @@ def register_oracles(redis_url: str, *, serve_url: str, token: str) -> str:
             registry, audit = Registry(client), Audit(client)
             known = {endpoint.name: endpoint for endpoint in await registry.oracles()}
             for info in infos:
-                said = {"url": oracle_url(serve_url, info.name), "version": info.version}
+                said = {
+                    "url": oracle_url(serve_url, info.name),
+                    "version": info.version,
+                    "granularity": info.granularity,
+                }
                 new = OracleEndpoint.model_validate({"name": info.name, "max_batch": info.max_batch, **said})
                 endpoint = known[info.name].model_copy(update=said) if info.name in known else new
                 await registry.put_oracle(endpoint, secret=token)

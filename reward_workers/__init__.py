@@ -6,6 +6,7 @@
     client     the HTTP protocol, from the caller's side
     link       one oracle as one worker sees it: client, limits, pauses
     pump       claim → ask → settle for one (run, oracle)
+    reuse      answers that were given before, where a run allows them
     worker     finds runs and oracles, keeps a pump for every pair
     spans      the samples' spans, where traces are exported
     recorder   what becomes of an asked batch: settle, retry, release

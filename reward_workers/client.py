@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class OracleClient:
     ) -> None:
         self.endpoint = endpoint
         self._info: OracleInfo | None = None
+        self._info_asked_s = 0.0
         self._secret = secret
         headers = {"Accept": "application/json", "User-Agent": "rewardmesh-worker"}
         if self._secret_is_sendable:
@@ -114,13 +116,15 @@ class OracleClient:
     def _dialect(self) -> Dialect:
         return open_dialect(self.endpoint)
 
-    async def info(self, *, refresh: bool = False) -> OracleInfo:
-        """What the oracle says about itself, asked once and kept until `refresh`; or what it was registered with.
+    async def info(self, *, max_age_s: float = math.inf) -> OracleInfo:
+        """What the oracle says about itself, asked once and again after `max_age_s`; or what it was registered with.
 
         Raises CallerRefused if it is not the oracle that was registered, InvalidAnswer if it says nothing usable.
         """
-        if self._info is None or refresh:
+        now_s = asyncio.get_running_loop().time()
+        if self._info is None or now_s - self._info_asked_s >= max_age_s:
             self._info = self._dialect.info or await self._ask_info()
+            self._info_asked_s = now_s
         return self._info
 
     async def _ask_info(self) -> OracleInfo:
@@ -140,10 +144,16 @@ class OracleClient:
         try:
             async with asyncio.timeout(self.endpoint.deadline_s):
                 info = await self.info()
+                if info.granularity != self.endpoint.granularity:
+                    what = f"it judges a {info.granularity} at once, it is registered for a {self.endpoint.granularity}"
+                    raise CallerRefused(what, self._which, "check it again, or register it anew")
                 if len(claims) > info.max_batch:  # known only now: whoever asked halves it
                     raise RequestRefused(f"{len(claims)} samples at once, it takes {info.max_batch}", self._which)
                 fitted = await fit_pictures(claims, info.media_types)
                 unfit = {fit.sample_id: fit for fit in fitted if isinstance(fit, ScoreFailure)}
+                if unfit and info.granularity == "group":  # the others cannot be judged without them
+                    failures = [unfit.get(claim.sample.sample_id) or _beside_unfit(claim) for claim in claims]
+                    return Answer(results=list(failures), version=info.version)
                 asked = [
                     Asked(claim=claim, media_type=fit[0], picture=fit[1])
                     for claim, fit in zip(claims, fitted, strict=True)
@@ -154,7 +164,7 @@ class OracleClient:
                 body = await self._post(self._dialect.request(asked), asked)
                 reply = self._dialect.read(body, asked)
                 if reply.version != info.version:  # redeployed since: its range may be another now
-                    info = await self.info(refresh=True)
+                    info = await self.info(max_age_s=0)
                 results = check_results(reply, sample_ids=[one.sample_id for one in asked], info=info)
         except TimeoutError as error:
             raise self._timed_out() from error
@@ -241,6 +251,11 @@ def idempotency_key(oracle: str, claims: Sequence[Claim]) -> str:
     """The same for the same samples asked of the same oracle, whatever their order, worker or attempt."""
     parts = sorted(f"{claim.sample.run_id}/{claim.sample.group_id}/{claim.sample.sample_id}" for claim in claims)
     return hashlib.sha256("\n".join([oracle, *parts]).encode()).hexdigest()
+
+
+def _beside_unfit(claim: Claim) -> ScoreFailure:
+    detail = "another picture of its group cannot be sent, and the oracle judges whole groups"
+    return ScoreFailure(sample_id=claim.sample.sample_id, code="invalid_picture", detail=detail, retryable=False)
 
 
 def _one_line(error: BaseException) -> str:

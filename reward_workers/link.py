@@ -21,7 +21,7 @@ from reward_workers.settings import WorkerSettings
 from reward_workers.spans import sample_spans
 from rewardmesh.dialects.failures import CallFailure, Overloaded, RequestRefused
 from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
-from rewardmesh.wire.messages import OracleEndpoint
+from rewardmesh.wire.messages import OracleEndpoint, OracleInfo
 from rewardmesh.wire.outgoing import OutgoingPolicy
 from rewardmesh.wire.registry import OracleRegistry
 from rewardmesh.wire.stream import Claim
@@ -90,8 +90,18 @@ class OracleLink:
         return self._client.max_batch
 
     @property
-    def _labels(self) -> dict[str, str]:
+    def judges_groups(self) -> bool:
+        """Whether it is asked about whole groups, each in a request of its own."""
+        return self.endpoint.granularity == "group"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of all that is measured of the oracle: its name, and the version that answered last."""
         return {"oracle": self.endpoint.name, "version": self._version}
+
+    async def info(self, *, max_age_s: float) -> OracleInfo:
+        """What the oracle says about itself, not longer ago than that. Raises a `CallFailure`."""
+        return await self._client.info(max_age_s=max_age_s)
 
     def serves(self, endpoint: OracleEndpoint | None, secret: str | None) -> bool:
         """Whether this is still what the registry says of the oracle."""
@@ -140,8 +150,8 @@ class OracleLink:
                 raise
             finally:
                 seconds = asyncio.get_running_loop().time() - began_s
-                self._meter.observe("rewardmesh_oracle_latency_s", seconds, **self._labels)
-                self._meter.observe("rewardmesh_oracle_batch_samples", len(claims), **self._labels)
+                self._meter.observe("rewardmesh_oracle_latency_s", seconds, phase="call", **self.labels)
+                self._meter.observe("rewardmesh_oracle_batch_samples", len(claims), **self.labels)
         self._version = answer.version
         await self._tell(None, turn)
         return answer
@@ -174,7 +184,7 @@ class OracleLink:
         except BufferFault as error:
             _log.warning("breaker.not_told", oracle=name, detail=str(error))
             return
-        labels = self._labels | {"code": failure.code, "breaker": state.kind}
+        labels = self.labels | {"code": failure.code, "breaker": state.kind}
         self._meter.count("rewardmesh_oracle_calls_failed", 1, **labels)
         _log.warning(
             "oracle.call_failed",

@@ -9,7 +9,7 @@ __all__ = ["Meter", "TallyMeter"]
 
 
 class Meter(Protocol):
-    """Takes measurements. Both calls are cheap and never raise."""
+    """Takes measurements. All calls are cheap and never raise."""
 
     def count(self, name: str, amount: int, **labels: str) -> None:
         """Adds to a number that only grows."""
@@ -17,13 +17,17 @@ class Meter(Protocol):
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Adds one value to a distribution."""
 
+    def level(self, name: str, value: float, **labels: str) -> None:
+        """Says how much there is now; to be said again every few seconds, or it is taken to be gone."""
+
 
 class TallyMeter:
-    """Keeps counts in memory, and of distributions their number and sum; passes everything on to another meter."""
+    """Keeps counts and levels in memory, of distributions their number and sum; passes all on to another meter."""
 
     def __init__(self, then: Meter | None = None) -> None:
         self.counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
         self.observed: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])  # number, sum
+        self.levels: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self._then = then
 
     def count(self, name: str, amount: int, **labels: str) -> None:
@@ -39,6 +43,11 @@ class TallyMeter:
         tally[1] += value
         if self._then is not None:
             self._then.observe(name, value, **labels)
+
+    def level(self, name: str, value: float, **labels: str) -> None:
+        self.levels[name, tuple(sorted(labels.items()))] = value
+        if self._then is not None:
+            self._then.level(name, value, **labels)
 
     def total(self, name: str, **labels: str) -> int:
         """The sum of a count over all labels that are not given."""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from reward_workers.meter import Meter
 from reward_workers.settings import WorkerSettings
 from reward_workers.worker import Worker
+from rewardmesh.wire.answers import Answers
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.redis_stream import open_redis_stream
@@ -41,7 +42,14 @@ async def worker_on_server(
         return open_redis_stream(client, run_id)
 
     try:
-        yield Worker(registry=Registry(client), open_stream=open_stream, settings=settings, name=name, meter=meter)
+        yield Worker(
+            registry=Registry(client),
+            open_stream=open_stream,
+            settings=settings,
+            answers=Answers(client, max_bytes=settings.answers_bytes),
+            name=name,
+            meter=meter,
+        )
     finally:
         await client.aclose()
 

@@ -1,7 +1,8 @@
 """Moves the samples of one run to one oracle and their results back.
 
     lane:  claim ──► ask (heartbeat meanwhile) ──► settle, all of the batch in one call ──► claim …
-                                             └───► retry, for what failed and may still succeed
+             │                               └───► retry, for what failed and may still succeed
+             └─ answered before, where the run allows it ──► settle
 
 There are as many lanes as the oracle's concurrency. A lane that loses all its leases (the group was forgotten, or
 others took over) drops the call. Delivery: an oracle may be asked more than once; the stream records one outcome.
@@ -19,9 +20,11 @@ from reward_workers.link import OracleLink, Turn, wait_for
 from reward_workers.meter import Meter
 from reward_workers.policy import backoff_s
 from reward_workers.recorder import Outcome, Recorder
+from reward_workers.reuse import Reuse
 from reward_workers.settings import WorkerSettings
 from reward_workers.spans import sample_spans
 from rewardmesh.dialects.failures import CallFailure, Overloaded, RequestRefused, failure_of
+from rewardmesh.wire.answers import AnswerCache
 from rewardmesh.wire.errors import BufferFault, OracleError, ProtocolError
 from rewardmesh.wire.stream import Claim, Stream
 from rewardmesh.wire.telemetry import get_logger
@@ -40,6 +43,7 @@ class Pump:
         *,
         stream: Stream,
         link: OracleLink,
+        answers: AnswerCache,
         settings: WorkerSettings,
         consumer: str,
         meter: Meter,
@@ -53,11 +57,12 @@ class Pump:
         self._consumer = consumer
         self.in_flight = 0  # samples claimed and not yet settled or handed back
         self._rng = rng
+        self._meter = meter
         self._stopping = asyncio.Event()
+        self._reuse = Reuse(answers, link, run_id=stream.run_id, meter=meter)
         self._recorder = Recorder(
             stream=stream,
-            oracle=self._oracle,
-            policy=link.policy,
+            link=link,
             consumer=consumer,
             meter=meter,
             patience_s=settings.settle_patience_s,
@@ -105,14 +110,21 @@ class Pump:
                 await wait_for(self._stopping, pause_s)
 
     async def _claim(self, turn: Turn) -> list[Claim]:
-        return await self._stream.claim(
+        whole_groups = self.link.judges_groups
+        claims = await self._stream.claim(
             self._oracle,
             consumer=self._consumer,
-            max_samples=1 if turn.probing else self.link.max_batch,
+            max_samples=1 if turn.probing and not whole_groups else self.link.max_batch,
             lease_s=self._settings.lease_s,
             wait_s=self._settings.claim_wait_s,
             begun_only=self.link.endpoint.state == "draining",
+            whole_groups=whole_groups,
         )
+        labels = self.link.labels
+        for claim in claims:
+            self._meter.observe("rewardmesh_oracle_latency_s", claim.waited_s, phase="queue", **labels)
+            self._meter.observe("rewardmesh_sample_staleness", claim.staleness, run=self._stream.run_id, **labels)
+        return claims
 
     async def _serve(self, claims: Sequence[Claim], turn: Turn) -> None:
         """One batch from claim to settle; hands it back if it is cancelled."""
@@ -122,12 +134,13 @@ class Pump:
     async def _serve_traced(self, claims: Sequence[Claim], turn: Turn) -> None:
         began_s = asyncio.get_running_loop().time()
         heart = asyncio.create_task(self._heartbeat(claims))
-        ask = asyncio.create_task(self._ask_all(claims, turn))
+        ask = asyncio.create_task(self._answer_all(claims, turn))
         self.in_flight += len(claims)
         try:
             await asyncio.wait({heart, ask}, return_when=asyncio.FIRST_COMPLETED)
             if ask.done():
                 await self._recorder.conclude(ask.result(), began_s=began_s)
+                await self._reuse.keep(ask.result())
             else:
                 heart.result()
                 self._log.warning("batch.abandoned", samples=len(claims), why="all leases were lost")
@@ -140,21 +153,31 @@ class Pump:
             await _end(heart)
             await _end(ask)
 
+    async def _answer_all(self, claims: Sequence[Claim], turn: Turn) -> list[Outcome]:
+        """Settles what was answered before, and asks about the rest."""
+        known = await self._reuse.recall(claims)
+        if not known:
+            return await self._ask_all(claims, turn)
+        await self._recorder.conclude(known, began_s=asyncio.get_running_loop().time())
+        answered = {outcome.claim.entry_id for outcome in known}
+        return await self._ask_all([claim for claim in claims if claim.entry_id not in answered], turn)
+
     async def _ask_all(self, claims: Sequence[Claim], turn: Turn) -> list[Outcome]:
         """Every claim gets an outcome. A batch that the oracle refuses is halved: one bad sample fails alone.
 
         After a call that failed as a whole nothing more is asked: what is left is handed back and no attempt counted.
         """
         outcomes: list[Outcome] = []
-        batches = deque(_batches(claims))
+        whole_groups = self.link.judges_groups
+        batches = deque([list(claims)] if whole_groups else _batches(claims))
         while batches:
             batch = batches.popleft()
             try:
-                answer = await self.link.score(batch, turn=turn, alone=_is_suspect(batch[0]))
+                answer = await self.link.score(batch, turn=turn, alone=_is_suspect(batch[0]) and not whole_groups)
             except (OracleError, ProtocolError) as error:
                 if not isinstance(error, CallFailure):
                     raise
-                if isinstance(error, RequestRefused) and len(batch) > 1:
+                if isinstance(error, RequestRefused) and len(batch) > 1 and not whole_groups:
                     middle = len(batch) // 2
                     batches.extendleft((batch[middle:], batch[:middle]))
                     continue

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from reward_workers.link import OracleLink
 from reward_workers.meter import Meter
-from reward_workers.policy import RetryPolicy, backoff_s, is_retryable
+from reward_workers.policy import backoff_s, is_retryable
 from reward_workers.spans import sample_spans
 from rewardmesh.wire.errors import BufferFault
 from rewardmesh.wire.messages import ScoreFailure
@@ -27,12 +28,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one claim. `result` None: it was not asked. `version` is that of the oracle, if it answered."""
+    """What became of one claim. `result` None: it was not asked. `version` is that of the oracle, if it answered.
+
+    `cached`: it is an earlier answer, and nobody was asked.
+    """
 
     claim: Claim
     result: Result | None
     version: str = ""
     retry_after_s: float | None = None
+    cached: bool = False
 
 
 @dataclass(kw_only=True)
@@ -59,29 +64,35 @@ class Recorder:
         self,
         *,
         stream: Stream,
-        oracle: str,
-        policy: RetryPolicy,
+        link: OracleLink,
         consumer: str,
         meter: Meter,
         patience_s: float,
         rng: random.Random,
     ) -> None:
         self._stream = stream
-        self._oracle = oracle
-        self._policy = policy
+        self._link = link
+        self._oracle = link.endpoint.name
         self._consumer = consumer
         self._meter = meter
-        self._labels = {"run": stream.run_id, "oracle": oracle}
         self._patience_s = patience_s
         self._rng = rng
         self._first_asks = _FirstAsks()
-        self._log = get_logger("reward_workers.recorder").bind(run_id=stream.run_id, oracle=oracle)
+        self._log = get_logger("reward_workers.recorder").bind(run_id=stream.run_id, oracle=self._oracle)
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {"run": self._stream.run_id, **self._link.labels}
 
     async def conclude(self, outcomes: Sequence[Outcome], *, began_s: float) -> None:
-        """Settles what is final, in one call for each version of the oracle that answered; hands the rest back."""
+        """Settles what is final, in one call for each version of the oracle that answered; hands the rest back.
+
+        The outcomes of an oracle that judges whole groups are those of one group: if one of its samples has to be asked
+        about again, all of them are, and the failure counts for each.
+        """
         now_s = asyncio.get_running_loop().time()
         draw = self._rng.random()
-        final: dict[str, list[tuple[Claim, Result]]] = {}
+        final: dict[tuple[str, bool], list[tuple[Claim, Result]]] = {}
         again: list[tuple[Claim, ScoreFailure | None, float]] = []
         for outcome in outcomes:
             claim, result = outcome.claim, outcome.result
@@ -89,7 +100,7 @@ class Recorder:
                 again.append((claim, None, now_s))
                 continue
             if isinstance(result, ScoreFailure) and is_retryable(result):
-                delay_s = self._policy.delay_s(
+                delay_s = self._link.policy.delay_s(
                     draw,
                     code=result.code,
                     failures=claim.failures.get(result.code, 0) + 1,
@@ -99,21 +110,31 @@ class Recorder:
                 if delay_s is not None:
                     again.append((claim, result, now_s + delay_s))
                     continue
-            self._first_asks.drop(claim)
-            final.setdefault(outcome.version, []).append((claim, result))
-        for version, settled in final.items():
-            await self._settle(settled, version=version)
+            final.setdefault((outcome.version, outcome.cached), []).append((claim, result))
+        if self._link.judges_groups and again:
+            _, failure, due_s = again[0]
+            again = [(outcome.claim, _for_sample(failure, outcome.claim), due_s) for outcome in outcomes]
+            final = {}
+        for (version, cached), settled in final.items():
+            await self._settle(settled, version=version, cached=cached)
         for claim, failure, due_s in again:
             await self._retry(claim, failure, due_s)
 
-    async def _settle(self, settled: Sequence[tuple[Claim, Result]], *, version: str) -> None:
+    async def _settle(self, settled: Sequence[tuple[Claim, Result]], *, version: str, cached: bool) -> None:
+        began_s = asyncio.get_running_loop().time()
         claims, results = [claim for claim, _ in settled], [result for _, result in settled]
+        for claim in claims:
+            self._first_asks.drop(claim)
         with sample_spans("settle", claims, oracle=self._oracle, results=results, version=version):
             report = await self._offer(
-                lambda: self._stream.settle(self._oracle, consumer=self._consumer, outcomes=settled, version=version)
+                lambda: self._stream.settle(
+                    self._oracle, consumer=self._consumer, outcomes=settled, version=version, cached=cached
+                )
             )
         if report is None:
             return
+        seconds = asyncio.get_running_loop().time() - began_s
+        self._meter.observe("rewardmesh_oracle_latency_s", seconds, phase="settle", **self._link.labels)
         self._count(settled, report, version)
         for claim, result in settled:
             if isinstance(result, ScoreFailure):
@@ -127,13 +148,15 @@ class Recorder:
                 )
 
     def _count(self, settled: Sequence[tuple[Claim, Result]], report: SettleReport, version: str) -> None:
-        self._meter.count("rewardmesh_samples_duplicate", report.duplicates, **self._labels)
+        labels = self._labels | {"version": version}
+        self._meter.count("rewardmesh_samples_duplicate", report.duplicates, **labels)
         if report.duplicates:  # the report does not say which of them were new
             new = report.settled + report.deferred
-            self._meter.count("rewardmesh_samples_settled", new, kind="mixed", version=version, **self._labels)
+            self._meter.count("rewardmesh_samples_settled", new, kind="mixed", code="", **labels)
             return
-        for kind, amount in Counter(result.kind for _, result in settled).items():
-            self._meter.count("rewardmesh_samples_settled", amount, kind=kind, version=version, **self._labels)
+        outcomes = Counter((result.kind, getattr(result, "code", "")) for _, result in settled)
+        for (kind, code), amount in outcomes.items():
+            self._meter.count("rewardmesh_samples_settled", amount, kind=kind, code=code, **labels)
 
     async def _retry(self, claim: Claim, failure: ScoreFailure | None, due_s: float) -> None:
         """Due at one time for all of a batch, though each is a call of its own."""
@@ -178,3 +201,7 @@ class Recorder:
                     )
         except (TimeoutError, BufferFault) as error:
             self._log.warning("batch.not_released", detail=str(error), why="others take over when the lease runs out")
+
+
+def _for_sample(failure: ScoreFailure | None, claim: Claim) -> ScoreFailure | None:
+    return None if failure is None else failure.model_copy(update={"sample_id": claim.sample.sample_id})

@@ -93,6 +93,7 @@ class RayMeter:
     def __init__(self) -> None:
         self._counters: dict[str, metrics.Counter] = {}
         self._histograms: dict[str, metrics.Histogram] = {}
+        self._gauges: dict[str, metrics.Gauge] = {}
 
     def count(self, name: str, amount: int, **labels: str) -> None:
         if name not in self._counters:
@@ -104,3 +105,8 @@ class RayMeter:
             bounds = _LATENCY_BOUNDS_S if name.endswith("_s") else _NUM_SAMPLES_BOUNDS
             self._histograms[name] = metrics.Histogram(name, METRICS[name], boundaries=bounds, tag_keys=tuple(labels))
         self._histograms[name].observe(value, labels)
+
+    def level(self, name: str, value: float, **labels: str) -> None:
+        if name not in self._gauges:
+            self._gauges[name] = metrics.Gauge(name, METRICS[name], tag_keys=tuple(labels))
+        self._gauges[name].set(value, labels)

@@ -46,6 +46,9 @@ class WorkerSettings(BaseSettings):
     max_reply_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     """A longer answer is refused, unread."""
 
+    answers_bytes: int = Field(default=32 * 1024 * 1024, ge=64 * 1024)
+    """Answers kept for each oracle, for runs whose recipe allows to reuse them; the oldest go first."""
+
     allowed_networks: AllowedNetworks = Field(
         default="",
         validation_alias=AliasChoices("REWARDMESH_WORKER_ALLOWED_NETWORKS", "REWARDMESH_ALLOWED_NETWORKS"),

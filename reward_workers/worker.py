@@ -20,7 +20,9 @@ from reward_workers.link import OracleLink, wait_for
 from reward_workers.meter import Meter, TallyMeter
 from reward_workers.pump import Pump
 from reward_workers.settings import WorkerSettings
+from rewardmesh.wire.answers import AnswerCache, MemoryAnswers
 from rewardmesh.wire.errors import BufferFault, BufferMisconfigured, ProtocolError, RewardmeshError
+from rewardmesh.wire.messages import OracleEndpoint
 from rewardmesh.wire.registry import OracleRegistry
 from rewardmesh.wire.stream import Stream
 from rewardmesh.wire.telemetry import get_logger
@@ -31,6 +33,9 @@ _log = get_logger("reward_workers.worker")
 
 OpenStream = Callable[[str], Awaitable[Stream]]
 
+_LEVELS_EVERY_S = 4.0  # Ray drops a gauge that is not set again within some ten seconds
+_BREAKER_LEVELS = {"closed": 0, "probing": 1, "open": 2}
+
 
 def worker_name() -> str:
     """A name that no other worker has: host, process and four random bytes."""
@@ -38,7 +43,10 @@ def worker_name() -> str:
 
 
 class Worker:
-    """Serves every run that is alive with every oracle that is registered and not paused, until it is stopped."""
+    """Serves every run that is alive with every oracle that is registered and not paused, until it is stopped.
+
+    `answers`: where answers are kept that runs may reuse; None: in this worker alone.
+    """
 
     def __init__(
         self,
@@ -46,6 +54,7 @@ class Worker:
         registry: OracleRegistry,
         open_stream: OpenStream,
         settings: WorkerSettings,
+        answers: AnswerCache | None = None,
         name: str | None = None,
         meter: Meter | None = None,
         rng: random.Random | None = None,
@@ -55,6 +64,9 @@ class Worker:
         self._registry = registry
         self._open_stream = open_stream
         self._settings = settings
+        self._answers = answers or MemoryAnswers(max_bytes=settings.answers_bytes)
+        self._registered: list[OracleEndpoint] = []
+        self._levels_due_s = 0.0
         self._rng = rng or random.Random()
         self._stopping = asyncio.Event()
         self._streams: dict[str, Stream] = {}
@@ -87,6 +99,7 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 await self._discover()
+                await self._report_levels()
                 heard_s, faults = loop.time(), 0
             except (BufferFault, ValidationError) as error:
                 faults += 1
@@ -100,9 +113,8 @@ class Worker:
     async def _discover(self) -> None:
         """Makes the pumps those that the registry asks for."""
         runs = set(await self._registry.runs())
-        endpoints = {
-            endpoint.name: endpoint for endpoint in await self._registry.oracles() if endpoint.state != "paused"
-        }
+        self._registered = await self._registry.oracles()
+        endpoints = {endpoint.name: endpoint for endpoint in self._registered if endpoint.state != "paused"}
         secrets = {name: await self._registry.secret(name) for name in endpoints}
         for name, link in list(self._links.items()):
             if not link.serves(endpoints.get(name), secrets.get(name)):
@@ -125,10 +137,35 @@ class Worker:
                 if (run_id, name) not in self._pumps:
                     self._start_pump(stream, link)
 
+    async def _report_levels(self) -> None:
+        """How much waits for each oracle, and how its breaker stands; the same from every worker."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._levels_due_s:
+            return
+        self._levels_due_s = now_s + _LEVELS_EVERY_S
+        for endpoint in self._registered:
+            link = self._links.get(endpoint.name)
+            labels = link.labels if link is not None else {"oracle": endpoint.name, "version": endpoint.version}
+            breaker = await self._registry.breaker(endpoint.name)
+            self.meter.level("rewardmesh_oracle_breaker", _BREAKER_LEVELS[breaker.kind], **labels)
+            for run_id, stream in self._streams.items():
+                depth = await stream.depth(endpoint.name)
+                for name, value in {
+                    "rewardmesh_stream_lag": depth.lag,
+                    "rewardmesh_stream_pending": depth.pending,
+                    "rewardmesh_stream_retrying": depth.retrying,
+                    "rewardmesh_stream_deferred": depth.deferred,
+                    "rewardmesh_stream_bytes": depth.bytes_in_use,
+                    "rewardmesh_stream_oldest_pending_s": depth.oldest_pending_s,
+                    "rewardmesh_stream_dead_letters": depth.dead_letters,
+                }.items():
+                    self.meter.level(name, value, run=run_id, **labels)
+
     def _start_pump(self, stream: Stream, link: OracleLink) -> None:
         pump = Pump(
             stream=stream,
             link=link,
+            answers=self._answers,
             settings=self._settings,
             consumer=self.name,
             meter=self.meter,

@@ -349,4 +349,4 @@ def _pack(group: PictureGroup, traceparent: str | None) -> Group:
         media_type = choose_media_type(pictured.picture)
         encoded = encode_picture(pictured.picture, media_type)
         requests.append(PendingSample(sample=sample, media_type=media_type, picture=encoded, traceparent=traceparent))
-    return Group(group_id=group.group_id, requests=tuple(requests))
+    return Group(group_id=group.group_id, requests=tuple(requests), reuse_answers_s=group.reuse_answers_s)

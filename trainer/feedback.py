@@ -66,6 +66,8 @@ class PictureGroup:
     """Oracles whose answers are taken whenever they come."""
     traceparent: str | None = None
     """The span of its rollout, if traces are exported."""
+    reuse_answers_s: Mapping[str, float] = field(default_factory=dict)
+    """How old an answer may be that an oracle gave before to the same question; one that is not named is asked."""
 
     def wire_samples(self) -> list[Sample]:
         """The samples as messages. Raises pydantic.ValidationError (a ValueError) for checks of another shape."""

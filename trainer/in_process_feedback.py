@@ -98,14 +98,15 @@ class InProcessFeedback:
         oracle = self._oracles.get(name)
         if oracle is None:
             raise OracleRejected("no such oracle in this process", name, f"known are {', '.join(self._oracles)}")
-        inputs = [
-            OracleInput(sample=sample, picture=pictured.picture)
+        by_group = [
+            [
+                OracleInput(sample=sample, picture=pictured.picture)
+                for sample, pictured in zip(group.wire_samples(), group.samples, strict=True)
+            ]
             for group in groups
-            for sample, pictured in zip(group.wire_samples(), group.samples, strict=True)
         ]
         results: dict[str, Result] = {}
-        for start in range(0, len(inputs), oracle.info.max_batch):
-            batch = inputs[start : start + oracle.info.max_batch]
+        for batch in _batches(by_group, oracle.info):
             answers = {answer.sample_id: answer for answer in oracle.score(batch)}
             results.update({one.sample.sample_id: _checked(one.sample, answers, oracle.info) for one in batch})
         return [
@@ -117,6 +118,18 @@ class InProcessFeedback:
             )
             for group in groups
         ]
+
+
+def _batches(by_group: Sequence[list[OracleInput]], info: OracleInfo) -> list[list[OracleInput]]:
+    """As large as the oracle takes them; one group each, if it judges whole groups. Raises OracleRejected."""
+    if info.granularity == "group":
+        largest = max(map(len, by_group), default=0)
+        if largest > info.max_batch:
+            what = f"it judges whole groups of at most {info.max_batch} pictures, and one has {largest}"
+            raise OracleRejected(what, info.name, "lower prompts.group_size, or raise its max_batch")
+        return list(by_group)
+    inputs = [one for group in by_group for one in group]
+    return [inputs[start : start + info.max_batch] for start in range(0, len(inputs), info.max_batch)]
 
 
 def _checked(sample: Sample, answers: Mapping[str, Result], info: OracleInfo) -> Result:

@@ -25,6 +25,8 @@ class RayMetrics:
             name: Gauge(name, description=METRICS[name], tag_keys=("run", *labels))
             for name, labels in {
                 "rewardmesh_reward": ("oracle",),
+                "rewardmesh_outcomes": ("oracle", "kind"),
+                "rewardmesh_staleness": (),
                 "rewardmesh_reward_time_exposed_s": (),
                 "rewardmesh_reward_time_hidden_s": (),
                 "rewardmesh_iteration_s": ("part",),
@@ -38,6 +40,12 @@ class RayMetrics:
         """Takes an iteration's line."""
         seconds = line["seconds"]
         values = [self._value("rewardmesh_reward", reward, oracle=name) for name, reward in line["rewards"].items()]
+        values += [
+            self._value("rewardmesh_outcomes", amount, oracle=name, kind=kind)
+            for name, outcomes in line["outcomes"].items()
+            for kind, amount in outcomes.items()
+        ]
+        values.append(self._value("rewardmesh_staleness", line["staleness"]))
         values.append(self._value("rewardmesh_reward_time_exposed_s", seconds["exposed_wait"]))
         values.append(self._value("rewardmesh_reward_time_hidden_s", seconds["hidden_reward"]))
         values += [self._value("rewardmesh_iteration_s", value, part=part) for part, value in seconds.items()]

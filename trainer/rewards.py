@@ -97,6 +97,11 @@ class RewardRule:
         """Names of the oracles whose answers are taken whenever they come."""
         return tuple(use.name for use in self.asked(checks, rollout_index) if use.is_late)
 
+    def reuse_answers_s(self, rollout_index: int) -> dict[str, float]:
+        """How old an answer may be that is taken again, for the oracles whose answers may be."""
+        uses = self.oracles(rollout_index)
+        return {use.name: use.reuse_answers_s for use in uses if use.reuse_answers_s is not None}
+
     def check_prompts(self, prompts: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Raises ChecksMissing, naming the first prompt all of whose rewards might be masked, or that has none."""
         for prompt, checks in prompts:

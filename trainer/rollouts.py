@@ -220,4 +220,5 @@ class RolloutMaker:
             awaited=tuple(name for name in oracles if name in awaited),
             late=tuple(name for name in oracles if name not in awaited),
             traceparent=header.traceparent,
+            reuse_answers_s=self._rule.reuse_answers_s(header.rollout_index),
         )

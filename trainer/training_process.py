@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.errors import BufferMisconfigured, OracleUnavailable, RecipeError, WeightsMissing
+from rewardmesh.wire.messages import OracleEndpoint
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
 from rewardmesh.wire.stream import Stream, StreamSettings
@@ -26,6 +27,7 @@ from trainer.feedback import Feedback
 from trainer.models.sd3 import Sd3Family, native_precision
 from trainer.recipe import Recipe
 from trainer.recipe_sections import FeedbackSettings
+from trainer.rewards import scored_boundaries
 from trainer.rollouts import Decode, Prompt, seed_for
 from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
 from trainer.worlds.shapes.weights_folder import WEIGHTS
@@ -40,6 +42,10 @@ __all__ = [
     "training_prompts",
     "with_absolute_folder",
 ]
+
+
+Known = Mapping[str, OracleEndpoint]
+"""The registered oracles, by name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def build_parts(recipe: Recipe, *, run_id: str, device: torch.device, rank: int,
     algorithm = build_algorithm(recipe, family, rank=rank)
     if buffer_url is None:
         raise BufferMisconfigured("no buffer to send pictures to", "REDIS_URL", "set it, or use `rewardmesh train`")
-    feedback = open_buffer_feedback(recipe.feedback, run_id=run_id, url=buffer_url)
+    group_pictures = recipe.prompts.group_size * len(scored_boundaries(recipe.feedback.pictures, algorithm.num_steps))
+    feedback = open_buffer_feedback(recipe.feedback, run_id=run_id, url=buffer_url, group_pictures=group_pictures)
     return Parts(algorithm, partial(_decode, family), prompts, feedback)
 
 
@@ -119,18 +126,18 @@ def training_prompts(recipe: Recipe) -> list[PromptSpec]:
     return chosen
 
 
-def open_buffer_feedback(settings: FeedbackSettings, *, run_id: str, url: str) -> BufferFeedback:
+def open_buffer_feedback(settings: FeedbackSettings, *, run_id: str, url: str, group_pictures: int) -> BufferFeedback:
     """Feedback through the server at `url`; the run is alive in its registry from then on.
 
     Raises: BufferUnavailable, BufferMisconfigured; OracleUnavailable if an oracle that may not be masked is not
-    registered there.
+    registered there; RecipeError if one judges whole groups and takes fewer than `group_pictures`.
     """
     names = [oracle.name for oracle in settings.oracles]
-    needed = [oracle.name for oracle in settings.oracles if oracle.is_needed]
     # While a late oracle may still owe answers, workers go on with the run after the trainer has left.
     ends = not any(oracle.is_late for oracle in settings.oracles)
     stream_settings = StreamSettings(budget_bytes=settings.budget_bytes)
-    opener = partial(_open_stream, url, run_id, stream_settings, needed, ends=ends)
+    require = partial(_require_usable, settings=settings, group_pictures=group_pictures)
+    opener = partial(_open_stream, url, run_id, stream_settings, require, ends=ends)
     return BufferFeedback(opener, oracles=names, registered=partial(_registered, url))
 
 
@@ -145,23 +152,32 @@ async def _registered(url: str) -> set[str]:
 
 @asynccontextmanager
 async def _open_stream(
-    url: str, run_id: str, settings: StreamSettings, needed: Sequence[str], *, ends: bool
+    url: str, run_id: str, settings: StreamSettings, require: Callable[[Known], None], *, ends: bool
 ) -> AsyncIterator[Stream]:
     """`ends`: closing in good order says that the run needs no more work."""
     client = await connect(url)
     try:
         registry = Registry(client)
-        known = [endpoint.name for endpoint in await registry.oracles()]
-        missing = [name for name in needed if name not in known]
-        if missing:
-            raise OracleUnavailable(
-                "an oracle that the recipe needs is not registered",
-                ", ".join(missing),
-                f"register it, or start it with `rewardmesh up`; registered are {', '.join(known) or 'none'}",
-            )
+        require({endpoint.name: endpoint for endpoint in await registry.oracles()})
         await registry.put_run(run_id)
         yield open_redis_stream(client, run_id, settings=settings)
         if ends:
             await registry.end_run(run_id)
     finally:
         await client.aclose()
+
+
+def _require_usable(known: Known, *, settings: FeedbackSettings, group_pictures: int) -> None:
+    """Raises OracleUnavailable for an oracle that is not there, RecipeError for groups that one could never judge."""
+    missing = [use.name for use in settings.oracles if use.is_needed and use.name not in known]
+    if missing:
+        raise OracleUnavailable(
+            "an oracle that the recipe needs is not registered",
+            ", ".join(missing),
+            f"register it, or start it with `rewardmesh up`; registered are {', '.join(known) or 'none'}",
+        )
+    for endpoint in (known[use.name] for use in settings.oracles if use.name in known):
+        if endpoint.granularity == "group" and group_pictures > endpoint.max_batch:
+            what = f"it judges groups of at most {endpoint.max_batch} pictures, the recipe's have {group_pictures}"
+            advice = "lower prompts.group_size, set feedback.pictures to endpoint, or raise the oracle's max_batch"
+            raise RecipeError(what, endpoint.name, advice)

@@ -157,6 +157,10 @@ class _Server:
                     raise Refused(413, "pictures are too large together", f"more than {most} pixels", "send fewer")
             else:
                 results.append(opened)
+        if results and self._oracle.info.granularity == "group":  # what is left is not the group
+            reason = "another picture of its group cannot be opened, and groups are judged whole"
+            results += [failed(one.sample, "invalid_picture", reason) for one in inputs]
+            inputs = []
         if inputs:
             self._scoring_since = time.monotonic()
             try:
@@ -186,17 +190,20 @@ class _Server:
         return OracleInput(sample=item.sample, picture=decoded, hint=item.hint)
 
     def _score(self, inputs: Sequence[OracleInput]) -> list[Result]:
-        """The oracle's checked results; if it raises, each sample is asked about alone, to find the one to blame."""
+        """The oracle's checked results; if it raises, each sample is asked about alone, to find the one to blame.
+
+        A group that is judged whole fails whole.
+        """
         try:
             return _checked(self._oracle.score(inputs), inputs, self._oracle.info)
         except Exception as error:  # whatever a stranger's oracle raises fails samples, not the service
-            if len(inputs) > 1:
+            if len(inputs) > 1 and self._oracle.info.granularity == "sample":
                 return [result for one in inputs for result in self._score([one])]
-            sample = inputs[0].sample
-            ids = {"run_id": sample.run_id, "group_id": sample.group_id, "sample_id": sample.sample_id}
+            of = inputs[0].sample
+            ids = {"run_id": of.run_id, "group_id": of.group_id, "sample_id": of.sample_id}
             logger.exception("oracle.failed", extra={"oracle": self._oracle.info.name, **ids})
-            reason = f"{type(error).__name__}: {error}"[:1000]
-            return [failed(sample, "oracle_error", reason, retryable=isinstance(error, MemoryError | OSError))]
+            reason, passes = f"{type(error).__name__}: {error}"[:1000], isinstance(error, MemoryError | OSError)
+            return [failed(one.sample, "oracle_error", reason, retryable=passes) for one in inputs]
 
     async def refuse(self, _: Request, error: Exception) -> Response:
         """The answer to a request that was refused, here or by the framework (no such path, another method)."""

@@ -181,7 +181,8 @@ class _Checking(Checking):
         results = await self._ask(batch)
         if isinstance(results[len(batch) // 2], Scored):
             return False, "bytes that are no picture got a reward: answer `failed` with code `invalid_picture`"
-        if fault := next((one for one in results[::2] if _is_fault(one)), None) if len(batch) > 1 else None:
+        alone = len(batch) > 1 and self.info.granularity == "sample"
+        if fault := next((one for one in results[::2] if _is_fault(one)), None) if alone else None:
             return False, f"its neighbours failed with it, {_shown(fault)}: let a bad picture fail alone"
         return True, f"bytes that are no picture: {_shown(results[len(batch) // 2])}"
 

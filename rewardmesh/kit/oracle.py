@@ -47,7 +47,8 @@ class Oracle(ABC):
 
         `batch` holds 1 to `info.max_batch` samples. Samples are independent: what one gets must not depend on the
         others, and a sample that cannot be judged is a `ScoreFailure` of its own (see `failed`), not an exception.
-        An exception fails the whole batch as `oracle_error`.
+        An exception fails the whole batch as `oracle_error`. Where `info.granularity` is `group`, the batch is one
+        whole group, and what a sample gets may depend on the others.
         """
 
     def serve(self, *, host: str = "127.0.0.1", port: int = 8800, token: str | None = None) -> None:

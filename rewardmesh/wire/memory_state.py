@@ -31,6 +31,8 @@ class Open:
     holds_picture: bool = True
 
     begun: bool = False  # was claimed before
+    queued_s: float = 0.0  # enqueued, or handed back and due
+    reuse_answers_s: float = 0.0
 
     @property
     def attempts(self) -> int:
@@ -40,7 +42,7 @@ class Open:
     def key(self) -> tuple[str, str]:
         return self.group_id, self.request.sample.sample_id
 
-    def claim(self) -> Claim:
+    def claim(self, *, now_s: float, policy_version: int) -> Claim:
         return Claim(
             entry_id=self.entry_id,
             sample=self.request.sample,
@@ -51,6 +53,9 @@ class Open:
             deliveries=self.attempts + self.crashes + self.deliveries,
             failures=dict(self.failures),
             traceparent=self.request.traceparent,
+            reuse_answers_s=self.reuse_answers_s,
+            waited_s=now_s - self.queued_s,
+            staleness=max(0, policy_version - self.request.sample.policy_version),
         )
 
 
@@ -73,4 +78,5 @@ class Kept:
     requests: dict[str, PendingSample] = field(default_factory=dict)  # without pictures
     versions: dict[str, str] = field(default_factory=dict)
     answered_by: dict[tuple[str, str], str] = field(default_factory=dict)  # version, by oracle and sample
+    cached: set[tuple[str, str]] = field(default_factory=set)  # oracle and sample
     results: dict[tuple[str, str], Result] = field(default_factory=dict)  # by oracle, sample

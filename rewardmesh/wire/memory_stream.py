@@ -80,10 +80,16 @@ class MemoryStream:
         lease_s: float,
         wait_s: float = 0.0,
         begun_only: bool = False,
+        whole_groups: bool = False,
     ) -> list[Claim]:
         deadline = time.monotonic() + wait_s
         while True:
-            claims = self._claim_now(oracle, consumer, max_samples, lease_s, begun_only=begun_only)
+            self._sweep(oracle)
+            free = self._free(oracle, lease_s, begun_only=begun_only)
+            chosen = self._whole_group(oracle, free, max_samples) if whole_groups else free
+            claims = self._lease(oracle, consumer, chosen, max_samples)
+            if chosen and not claims:  # all of these were settled unasked
+                continue
             left_s = deadline - time.monotonic()
             if claims or left_s <= 0:
                 return claims
@@ -111,6 +117,7 @@ class MemoryStream:
         consumer: str,  # noqa: ARG002 - the first outcome counts, whoever brings it
         outcomes: Sequence[tuple[Claim, Result]],
         version: str,
+        cached: bool = False,
     ) -> SettleReport:
         settled = duplicates = deferred = 0
         for claim, result in outcomes:
@@ -122,6 +129,8 @@ class MemoryStream:
                 deferred += 1
             else:
                 self._record(oracle, waiting, result, version)
+                if cached:
+                    self._groups[waiting.group_id].cached.add((oracle, result.sample_id))
                 settled += 1
         return SettleReport(settled=settled, duplicates=duplicates, deferred=deferred)
 
@@ -172,6 +181,7 @@ class MemoryStream:
                 sample_id: Provenance(
                     version=kept.answered_by.get((oracle, sample_id), ""),
                     media_type=kept.requests[sample_id].media_type,
+                    cached=(oracle, sample_id) in kept.cached,
                 )
                 for sample_id in results
             },
@@ -252,13 +262,15 @@ class MemoryStream:
         kept.left[oracle] = len(group.requests)
         for request in group.requests:
             kept.requests.setdefault(request.sample.sample_id, replace(request, picture=b""))
-            self._append(oracle, Open(group.group_id, request))
+            reuse_s = group.reuse_answers_s.get(oracle, 0.0)
+            self._append(oracle, Open(group.group_id, request, reuse_answers_s=reuse_s))
 
     def _append(self, oracle: str, waiting: Open) -> None:
         """Puts the sample at the end of the queue, as a new entry."""
         queue = self._queue(oracle)
         queue.num_entries += 1
         waiting.state, waiting.entry_id, waiting.deliveries = "waiting", f"{queue.num_entries}-0", 0
+        waiting.queued_s = self._clock()
         queue.open.pop(waiting.key, None)
         queue.open[waiting.key] = waiting
 
@@ -271,19 +283,42 @@ class MemoryStream:
         )
         return waiting if mine else None
 
-    def _claim_now(
-        self, oracle: str, consumer: str, max_samples: int, lease_s: float, *, begun_only: bool
-    ) -> list[Claim]:
-        self._sweep(oracle)
+    def _free(self, oracle: str, lease_s: float, *, begun_only: bool) -> list[Open]:
+        """What may be leased now, in this order: expired leases, then what waits, retries that are due included."""
         now = self._clock()
         queue = self._queue(oracle)
         due = [w for w in queue.open.values() if w.state == "retrying" and w.due_s <= now]
         for waiting in sorted(due, key=lambda w: w.due_s):
             self._append(oracle, waiting)
         expired = [w for w in queue.open.values() if w.state == "leased" and now - w.since_s >= lease_s]
-        new = [w for w in queue.open.values() if w.state == "waiting" and (w.begun or not begun_only)]
+        return expired + [w for w in queue.open.values() if w.state == "waiting" and (w.begun or not begun_only)]
+
+    def _whole_group(self, oracle: str, free: Sequence[Open], max_samples: int) -> list[Open]:
+        """All samples of the first group that is free as a whole; those that can never be asked whole are settled."""
+        free_keys = {waiting.key for waiting in free}
+        for group_id in dict.fromkeys(waiting.group_id for waiting in free):
+            mine = [w for w in self._queue(oracle).open.values() if w.group_id == group_id and w.state != "deferred"]
+            if any(waiting.key not in free_keys for waiting in mine):
+                continue
+            size = len(self._groups[group_id].requests)
+            if len(mine) < size:
+                fault = "others of this one have outcomes or are deferred: send the group again, under another id"
+            elif size > max_samples:
+                what = f"this one has {size} samples; at most {max_samples} fit in one request"
+                fault = f"{what}: send smaller groups"
+            else:
+                return mine
+            for waiting in mine:
+                detail = f"its oracle judges whole groups, and {fault}"
+                sample_id = waiting.request.sample.sample_id
+                failure = ScoreFailure(sample_id=sample_id, code="oracle_error", detail=detail, retryable=False)
+                self._record(oracle, waiting, failure, "")
+        return []
+
+    def _lease(self, oracle: str, consumer: str, chosen: Sequence[Open], max_samples: int) -> list[Claim]:
+        now = self._clock()
         claims: list[Claim] = []
-        for waiting in expired + new:
+        for waiting in chosen:
             if len(claims) == max_samples:
                 break
             waiting.deliveries += 1
@@ -291,7 +326,7 @@ class MemoryStream:
                 self._record(oracle, waiting, failure, "")
                 continue
             waiting.state, waiting.consumer, waiting.since_s, waiting.begun = "leased", consumer, now, True
-            claims.append(waiting.claim())
+            claims.append(waiting.claim(now_s=now, policy_version=self._policy_version))
         return claims
 
     def _unaskable(self, waiting: Open) -> ScoreFailure | None:

@@ -196,6 +196,12 @@ class OracleInfo(Message):
             raise ValueError(f"reward_min {self.reward_min} is not below reward_max {self.reward_max}")
         return self
 
+    @model_validator(mode="after")
+    def _takes_a_group(self) -> Self:
+        if self.granularity == "group" and self.max_batch < 2:
+            raise ValueError("granularity is group and max_batch is 1: a group has two samples or more")
+        return self
+
 
 class ScoreItem(Message):
     """One sample of a batch: its picture is the multipart part named `picture`, or is inside as base64."""
@@ -258,6 +264,7 @@ class OracleEndpoint(Message):
     dialect: Literal["rewardmesh", "flow_factory", "openrlhf", "openai_judge", "kserve"] = "rewardmesh"
     options: Detail = Field(default_factory=dict)  # of the dialect
     max_batch: Count = Field(ge=1)
+    granularity: Literal["sample", "group"] = "sample"  # as the service declares it
     concurrency: Count = Field(default=1, ge=1)
     deadline_s: Number = Field(default=30.0, gt=0)
     max_attempts: Count = Field(default=4, ge=1)

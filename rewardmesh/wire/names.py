@@ -6,6 +6,7 @@ on a cluster. What follows is one of `RUN_KEYS`, or one of `KEY_KINDS` with a gr
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "RUN_KEYS",
     "SPANS",
     "WORKERS",
+    "answer_keys",
     "breaker_key",
+    "labels_of",
     "prefix",
     "run_key",
     "text",
@@ -59,22 +62,27 @@ KEY_KINDS: Final[dict[str, str]] = {
     "deadpics": "hash by oracle: pictures of failed samples, by dead letter",
 }
 
-#: Metrics, with their unit and labels; every process that reports one uses this name.
+#: Metrics: what they count, and their labels after the last "by"; every process that reports one uses this name.
 METRICS: Final[dict[str, str]] = {
-    "rewardmesh_stream_lag": "samples not yet delivered, by run and oracle",
-    "rewardmesh_stream_pending": "samples delivered and unsettled, by run and oracle",
-    "rewardmesh_stream_retrying": "samples that wait for another attempt, by run and oracle",
-    "rewardmesh_stream_deferred": "samples whose answer comes later, by run and oracle",
-    "rewardmesh_stream_bytes": "picture bytes in use, by run and oracle",
-    "rewardmesh_stream_oldest_pending_s": "age of the oldest unsettled sample, by run and oracle",
-    "rewardmesh_stream_dead_letters": "failed samples kept, by run and oracle",
-    "rewardmesh_samples_settled": "outcomes recorded, by run, oracle, version and kind",
-    "rewardmesh_samples_duplicate": "outcomes that were already there, by run and oracle",
-    "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle and code",
-    "rewardmesh_oracle_latency_s": "seconds that one batch took over HTTP, by oracle and version",
+    "rewardmesh_stream_lag": "samples not yet delivered, by run, oracle and version",
+    "rewardmesh_stream_pending": "samples delivered and unsettled, by run, oracle and version",
+    "rewardmesh_stream_retrying": "samples that wait for another attempt, by run, oracle and version",
+    "rewardmesh_stream_deferred": "samples whose answer comes later, by run, oracle and version",
+    "rewardmesh_stream_bytes": "picture bytes in use, by run, oracle and version",
+    "rewardmesh_stream_oldest_pending_s": "age of the oldest unsettled sample, by run, oracle and version",
+    "rewardmesh_stream_dead_letters": "failed samples kept, by run, oracle and version",
+    "rewardmesh_samples_settled": "outcomes that a worker recorded, by run, oracle, version, kind and code",
+    "rewardmesh_samples_duplicate": "outcomes that were already there, by run, oracle and version",
+    "rewardmesh_samples_retried": "attempts that will be repeated, by run, oracle, version and code",
+    "rewardmesh_sample_staleness": "policy versions a sample was behind when claimed, by run, oracle and version",
+    "rewardmesh_answers_reused": "samples looked up among kept answers, by run, oracle, version and kind",
+    "rewardmesh_oracle_latency_s": "seconds of a sample (queue) or batch (call, settle), by oracle, version and phase",
     "rewardmesh_oracle_batch_samples": "samples in one batch, by oracle and version",
-    "rewardmesh_oracle_calls_failed": "calls that failed as a whole, by oracle, version, code and breaker since",
+    "rewardmesh_oracle_calls_failed": "calls that failed as a whole, by oracle, version, code and breaker",
+    "rewardmesh_oracle_breaker": "0 closed, 1 probing, 2 open, by oracle and version",
     "rewardmesh_reward": "mean reward of an iteration, by run and oracle",
+    "rewardmesh_outcomes": "pictures of an iteration by what became of them, by run, oracle and kind",
+    "rewardmesh_staleness": "policy versions that an iteration's rollout was behind, by run",
     "rewardmesh_reward_time_exposed_s": "seconds an iteration waited for rewards, by run",
     "rewardmesh_reward_time_hidden_s": "seconds of reward time that learning overlapped, by run",
     "rewardmesh_iteration_s": "seconds an iteration took, by run and part",
@@ -95,9 +103,22 @@ SPANS: Final[dict[str, str]] = {
 LOG_FIELDS: Final = ("run_id", "group_id", "sample_id", "oracle", "policy_version", "iteration")
 
 
+def labels_of(metric: str) -> set[str]:
+    """The labels of a metric."""
+    return set(re.split(", | and ", METRICS[metric].rpartition(", by ")[2]))
+
+
 def breaker_key(oracle: str) -> str:
     """Hash of an oracle's circuit breaker; absent while it is closed and the last call succeeded."""
     return f"rm:registry:breaker:{oracle}"
+
+
+def answer_keys(oracle: str) -> tuple[str, str]:
+    """What is kept of an oracle's answers, for all runs: a hash by question, and a sorted set by time; both expire.
+
+    The braces are a hash tag of the oracle's own.
+    """
+    return f"rm:answers:{{{oracle}}}:kept", f"rm:answers:{{{oracle}}}:order"
 
 
 def prefix(run_id: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from rewardmesh.wire.messages import Message, Name, Number
 
@@ -46,7 +46,7 @@ class OracleUse(Message):
 
     name: Name
     """The oracle's registered name."""
-    weight: Number = Field(default=1.0, gt=0, le=1000)
+    weight: Number = Field(default=1.0, le=1000)
     """Weight of its reward in the weighted mean over the oracles that apply to a sample."""
     normalisation: Literal["none", "unit_range", "group_std"] = "unit_range"
     """Before weighting: as it is; mapped from [reward_min, reward_max] to [-0.5, 0.5]; or centred and divided by its
@@ -59,6 +59,16 @@ class OracleUse(Message):
     """What is done without its rewards."""
     applies: Literal["objects", "text", "all"] = "all"
     """Prompts it is asked about: those whose checks name objects, those that ask for a text, or every one."""
+    reuse_answers_s: Number | None = Field(default=None, gt=0, le=604_800)
+    """Age of the oldest answer that is taken again, instead of asking, when it has the same version and gets the same
+    picture, prompt and checks; null: always asked. Leave it null for an oracle whose answers vary."""
+
+    @field_validator("weight")
+    @classmethod
+    def _weighs_something(cls, weight: float) -> float:
+        if weight <= 0:
+            raise ValueError("an oracle without weight teaches nothing: give it one above 0, or leave it out")
+        return weight
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> Self:

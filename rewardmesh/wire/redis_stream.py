@@ -103,7 +103,9 @@ class RedisStream:
                 for oracle, (known, in_use) in standing.items()
             }
         stage = self._key("stage", uuid4().hex)
-        args: list[str | int] = [group.group_id, stage, need, len(oracles), *oracles]
+        args: list[str | int] = [group.group_id, stage, need, len(oracles)]
+        for oracle in oracles:
+            args += [oracle, _ms(group.reuse_answers_s.get(oracle, 0.0))]
         for request in group.requests:
             sample = request.sample
             parcel = _Parcel(
@@ -127,10 +129,11 @@ class RedisStream:
         lease_s: float,
         wait_s: float = 0.0,
         begun_only: bool = False,
+        whole_groups: bool = False,
     ) -> list[Claim]:
         deadline = time.monotonic() + wait_s
         while True:
-            args = (oracle, consumer, max_samples, _ms(lease_s), int(begun_only))
+            args = (oracle, consumer, max_samples, _ms(lease_s), int(begun_only), int(whole_groups))
             leased, last_id, more = await self._call("claim", *args)
             claims = await self._with_pictures(leased)
             left_s = deadline - time.monotonic()
@@ -159,10 +162,11 @@ class RedisStream:
         consumer: str,  # noqa: ARG002 - the first outcome counts, whoever brings it
         outcomes: Sequence[tuple[Claim, Result]],
         version: str,
+        cached: bool = False,
     ) -> SettleReport:
         if not outcomes:
             return SettleReport()
-        args: list[str | int] = [oracle, version]
+        args: list[str | int] = [oracle, version, int(cached)]
         for claim, result in outcomes:
             until_ms = _ms(result.until) if isinstance(result, Deferred) else 0
             args += [claim.sample.group_id, claim.sample.sample_id, _kind(result), until_ms, result.to_json()]
@@ -178,7 +182,7 @@ class RedisStream:
 
     async def settle_late(self, oracle: str, *, group_id: str, result: Scored | ScoreFailure, version: str) -> bool:
         args = (group_id, result.sample_id, _kind(result), 0, result.to_json())
-        settled, _, _ = await self._call("settle", oracle, version, *args)
+        settled, _, _ = await self._call("settle", oracle, version, 0, *args)
         return bool(settled)
 
     async def completions(
@@ -198,10 +202,10 @@ class RedisStream:
         if answer is None:
             raise UnknownGroup("never accepted, or forgotten", f"{group_id} for {oracle}", "enqueue it first")
         left, version, *flat = answer
-        parsed = [parse_result(result) for result in flat[::3]]
+        parsed = [parse_result(result) for result in flat[::4]]
         sources = [
-            Provenance(version=names.text(by), media_type=names.text(media_type))
-            for by, media_type in zip(flat[1::3], flat[2::3], strict=True)
+            Provenance(version=names.text(by), media_type=names.text(media_type), cached=bool(cached))
+            for by, media_type, cached in zip(flat[1::4], flat[2::4], flat[3::4], strict=True)
         ]
         return GroupOutcome(
             group_id=group_id,
@@ -334,7 +338,9 @@ class RedisStream:
             for sample, picture in zip(samples, answers, strict=True)
         }
         claims = []
-        for request, (entry_id, _, attempts, by_class, deliveries) in zip(requests, leased, strict=True):
+        for request, (entry_id, _, attempts, by_class, deliveries, reuse_ms, waited_ms, staleness) in zip(
+            requests, leased, strict=True
+        ):
             picture = pictures[request.sample.group_id, request.sample.sample_id]
             if picture is not None:
                 claims.append(
@@ -348,6 +354,9 @@ class RedisStream:
                         deliveries=deliveries,
                         failures=json.loads(by_class),
                         traceparent=request.traceparent,
+                        reuse_answers_s=reuse_ms / 1000,
+                        waited_s=waited_ms / 1000,
+                        staleness=staleness,
                     )
                 )
         return claims

@@ -28,7 +28,8 @@ _WHICH = "registry"
 class OracleRegistry(Protocol):
     """What workers, trainers and operators ask of a registry.
 
-    Every call but `breaker_failed` is idempotent. Failures of the server are raised as `BufferUnavailable`.
+    Every call but `add_oracle` and `breaker_failed` is idempotent. Failures of the server are raised as
+    `BufferUnavailable`.
     """
 
     async def put_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> None:
@@ -37,6 +38,9 @@ class OracleRegistry(Protocol):
         A secret is kept before anybody hears of the oracle, so that nobody asks it without; None leaves what is kept.
         """
 
+    async def add_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> bool:
+        """Adds the oracle and its secret, unless its name is taken; says whether it did. Of two at once, one does."""
+
     async def oracles(self) -> list[OracleEndpoint]:
         """All oracles, by name."""
 
@@ -44,7 +48,7 @@ class OracleRegistry(Protocol):
         """One oracle. Raises UnknownOracle."""
 
     async def remove_oracle(self, name: str) -> None:
-        """Forgets the oracle, its secret and its breaker; removing an unknown one is no error."""
+        """Forgets the oracle, its secret, and what is kept of it; removing an unknown one is no error."""
 
     async def put_secret(self, name: str, secret: str | None) -> None:
         """Keeps the bearer token that we send to the oracle; None forgets it. Raises UnknownOracle."""
@@ -87,8 +91,9 @@ class Registry:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        lua = resources.files("rewardmesh.wire") / "lua" / "breaker.lua"
-        self._breaker_script = redis.register_script(lua.read_text())
+        lua = resources.files("rewardmesh.wire") / "lua"
+        self._add_script = redis.register_script((lua / "add_oracle.lua").read_text())
+        self._breaker_script = redis.register_script((lua / "breaker.lua").read_text())
 
     async def put_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> None:
         with server_errors(_WHICH):
@@ -96,6 +101,11 @@ class Registry:
                 await self._redis.hset(names.REGISTRY_SECRETS, endpoint.name, secret)
             await self._redis.hset(names.REGISTRY_ORACLES, endpoint.name, endpoint.to_json())
             await self._redis.delete(names.breaker_key(endpoint.name))
+
+    async def add_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> bool:
+        keys = [names.REGISTRY_ORACLES, names.REGISTRY_SECRETS]
+        with server_errors(_WHICH):
+            return bool(await self._add_script(keys=keys, args=[endpoint.name, endpoint.to_json(), secret or ""]))
 
     async def oracles(self) -> list[OracleEndpoint]:
         with server_errors(_WHICH):
@@ -114,6 +124,7 @@ class Registry:
             await self._redis.hdel(names.REGISTRY_ORACLES, name)
             await self._redis.hdel(names.REGISTRY_SECRETS, name)
             await self._redis.delete(names.breaker_key(name))
+            await self._redis.delete(*names.answer_keys(name))
 
     async def put_secret(self, name: str, secret: str | None) -> None:
         await self.oracle(name)
@@ -185,6 +196,13 @@ class MemoryRegistry:
             self._secrets[endpoint.name] = secret
         self._oracles[endpoint.name] = endpoint
         self._breakers.pop(endpoint.name, None)
+
+    async def add_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> bool:
+        if endpoint.name in self._oracles:
+            return False
+        await self.put_oracle(endpoint)
+        await self.put_secret(endpoint.name, secret)
+        return True
 
     async def oracles(self) -> list[OracleEndpoint]:
         return [self._oracles[name] for name in sorted(self._oracles)]

@@ -88,10 +88,15 @@ class PendingSample:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """All samples of one prompt in one rollout."""
+    """All samples of one prompt in one rollout.
+
+    `reuse_answers_s`, by oracle: how old an answer to the same question may be that is taken instead of asking; an
+    oracle that is not named is asked about every sample.
+    """
 
     group_id: str
     requests: tuple[PendingSample, ...]
+    reuse_answers_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +113,8 @@ class Claim:
     """A sample under lease.
 
     `attempts`: failed asks before this one, and `failures` the same by class; `deliveries`: times it was handed out,
-    this one included.
+    this one included. `reuse_answers_s`: see `Group`; 0: it is to be asked. `waited_s`: since it was enqueued, or came
+    up for another attempt; `staleness`: policy versions that it is behind.
     """
 
     entry_id: str
@@ -120,6 +126,9 @@ class Claim:
     deliveries: int
     failures: Mapping[FailureCode, int] = field(default_factory=dict)
     traceparent: str | None = None
+    reuse_answers_s: float = 0.0
+    waited_s: float = 0.0
+    staleness: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +142,14 @@ class SettleReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a result is from: the version of the oracle ("" if it never answered) and the codec of the picture."""
+    """Where a result is from: the version of the oracle ("" if it never answered) and the codec of the picture.
+
+    `cached`: it is an earlier answer to the same question, taken again without asking.
+    """
 
     version: str
     media_type: str
+    cached: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,23 +226,35 @@ class Stream(Protocol):
         lease_s: float,
         wait_s: float = 0.0,
         begun_only: bool = False,
+        whole_groups: bool = False,
     ) -> list[Claim]:
         """Leases up to `max_samples`: retries that are due, expired leases of others, then new ones.
 
         `begun_only`: no new ones, so that what was claimed before comes to its end and nothing else begins. Stale and
         poisonous samples, and deferred ones past their deadline, are settled here as failures. Waits up to `wait_s` if
         there is nothing.
+
+        `whole_groups`: all samples of one group or none, as an oracle that judges groups must be asked; no other
+        consumer has one of them meanwhile. A group larger than `max_samples`, and the rest of one that has outcomes
+        already (a requeued sample), can never be asked so, and are settled here as failures too.
         """
 
     async def heartbeat(self, oracle: str, *, consumer: str, claims: Sequence[Claim], lease_s: float) -> list[Claim]:
         """Renews the leases (call it every lease_s / 3); returns those still held, the others are somebody else's."""
 
     async def settle(
-        self, oracle: str, *, consumer: str, outcomes: Sequence[tuple[Claim, Result]], version: str
+        self,
+        oracle: str,
+        *,
+        consumer: str,
+        outcomes: Sequence[tuple[Claim, Result]],
+        version: str,
+        cached: bool = False,
     ) -> SettleReport:
         """Records outcomes, each at most once, all in one call to the server.
 
         Idempotency key: (group_id, oracle, sample_id). An outcome whose lease was lost still counts if it is the first.
+        `cached`: see `Provenance`.
         """
 
     async def retry(

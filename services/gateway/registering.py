@@ -133,10 +133,9 @@ async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> O
     if max_batch > info.max_batch:
         what = f"max_batch {max_batch} is more than the {info.max_batch} that the service takes"
         raise RegistrationRefused(what, info.name, "lower max_batch")
-    await _require_free(gateway, info.name)  # again: probing took its time
-    endpoint = wanted.endpoint(name=info.name, version=info.version, max_batch=max_batch)
-    await gateway.registry.put_oracle(endpoint, secret=wanted.secret)
-    await gateway.registry.put_secret(endpoint.name, wanted.secret)  # none: one that was left behind goes
+    endpoint = wanted.endpoint(name=info.name, version=info.version, max_batch=max_batch, granularity=info.granularity)
+    while not await gateway.registry.add_oracle(endpoint, secret=wanted.secret):  # probing took its time
+        await _require_free(gateway, info.name)
     await _keep_info(gateway, endpoint.name, info)
     await gateway.audit.record(actor, "oracle.register", endpoint.name, url=wanted.url, version=endpoint.version)
     return endpoint
@@ -155,7 +154,7 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
         new["url"] = wanted.url
         secret = wanted.secret or await gateway.registry.secret(name)
         info = _conforming(await check(gateway, endpoint.model_copy(update=new), secret=secret), name=name)
-        new["version"] = info.version
+        new |= {"version": info.version, "granularity": info.granularity}
         await _keep_info(gateway, name, info)
     changed = endpoint.model_copy(update=new)
     if new:
@@ -169,7 +168,7 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
 
 
 async def recheck(gateway: Gateway, name: str, *, actor: Actor) -> OracleEndpoint:
-    """Probes a registered oracle once more and takes over its version. Idempotent.
+    """Probes a registered oracle once more and takes over its version and granularity. Idempotent.
 
     Raises: UnknownOracle, RegistrationRefused (it does not conform any more, or is another service).
     """
@@ -177,9 +176,9 @@ async def recheck(gateway: Gateway, name: str, *, actor: Actor) -> OracleEndpoin
     report = await check(gateway, endpoint, secret=await gateway.registry.secret(name))
     info = _conforming(report, name=name)
     await _keep_info(gateway, name, info)
-    if info.version == endpoint.version:
+    changed = endpoint.model_copy(update={"version": info.version, "granularity": info.granularity})
+    if changed == endpoint:
         return endpoint
-    changed = endpoint.model_copy(update={"version": info.version})
     await gateway.registry.put_oracle(changed)
     await gateway.audit.record(actor, "oracle.version", name, before=endpoint.version, after=info.version)
     return changed

@@ -80,10 +80,14 @@ class Submitted(Message):
 
 
 class ProvenanceView(Message):
-    """Where an outcome is from: the oracle's version, and the codec that the picture travelled in."""
+    """Where an outcome is from: the oracle's version, and the codec that the picture travelled in.
+
+    `cached`: it is an earlier answer to the same question, taken again without asking.
+    """
 
     version: str
     media_type: str
+    cached: bool = False
 
 
 class OracleResults(Message):
@@ -107,11 +111,16 @@ async def submit(gateway: Gateway, team: str, wanted: Submission, pictures: Sequ
     """Offers the pictures (bytes in the order of `wanted.pictures`) to the oracles; when it returns they are safe.
 
     Idempotent by (team, group_id, oracle): sent again, nothing is asked twice. Raises: UnknownOracle, PictureRejected
-    (says which), BufferFull if no oracle takes the group, BufferUnavailable.
+    (says which), ProtocolError for more pictures than an oracle of whole groups takes, BufferFull if no oracle takes
+    the group, BufferUnavailable.
     """
-    known = {endpoint.name for endpoint in await gateway.registry.oracles()}
+    known = {endpoint.name: endpoint for endpoint in await gateway.registry.oracles()}
     if missing := [name for name in wanted.oracles if name not in known]:
         raise UnknownOracle("no such oracle is registered", missing[0], f"choose among {', '.join(sorted(known))}")
+    for name in wanted.oracles:
+        if known[name].granularity == "group" and len(pictures) > known[name].max_batch:
+            what = f"it judges whole groups of at most {known[name].max_batch} pictures, and these are {len(pictures)}"
+            raise ProtocolError(what, name, "send fewer at once, or raise its max_batch")
     await asyncio.to_thread(_require_pictures, wanted, pictures)
     group_id, run_id = wanted.group_id or uuid4().hex, _run_of(team)
     requests = tuple(
@@ -181,7 +190,7 @@ async def forget(gateway: Gateway, team: str, group_id: str) -> None:
 
 def _results_of(outcome: GroupOutcome) -> OracleResults:
     provenance = {
-        sample_id: ProvenanceView(version=one.version, media_type=one.media_type)
+        sample_id: ProvenanceView(version=one.version, media_type=one.media_type, cached=one.cached)
         for sample_id, one in outcome.provenance.items()
     }
     return OracleResults(

@@ -18,7 +18,7 @@ import pytest
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.codec import decode_picture
-from rewardmesh.wire.errors import BufferUnavailable, OracleUnavailable, RewardmeshError
+from rewardmesh.wire.errors import BufferUnavailable, OracleUnavailable, RecipeError, RewardmeshError
 from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, Scored, ScoreFailure
 from rewardmesh.wire.oracle_use import OnMissing, OracleUse
@@ -353,19 +353,23 @@ async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[...
     server = new_server()
     settings = FeedbackSettings(oracles=(OracleUse(name="bright"),))
     with pytest.raises(OracleUnavailable, match=r"needs is not registered \(bright\).*registered are none"):
-        await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
+        await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url, group_pictures=4)
     client = await connect(server.url)
     registry = Registry(client)
     await registry.put_oracle(OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=1))
-    feedback = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url)
+    feedback = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url, group_pictures=4)
     assert await registry.runs() == ["r1"]
     assert await asyncio.to_thread(feedback.knows, "bright")
     assert not await asyncio.to_thread(feedback.knows, "nobody")
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == []
+    whole = OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=3, granularity="group")
+    await registry.put_oracle(whole)
+    with pytest.raises(RecipeError, match=r"groups of at most 3 pictures, the recipe's have 4 \(bright\): lower"):
+        await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url, group_pictures=4)
     late = OracleUse(name="people", on_missing=OnMissing(wait_s=0, then="mask"))
     with_people = FeedbackSettings(oracles=(OracleUse(name="bright"), late))
-    feedback = await asyncio.to_thread(open_buffer_feedback, with_people, run_id="r2", url=server.url)
+    feedback = await asyncio.to_thread(open_buffer_feedback, with_people, run_id="r2", url=server.url, group_pictures=4)
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == ["r2"]
     await client.aclose()

@@ -61,6 +61,16 @@ async def is_due(registry: OracleRegistry) -> None:
         await asyncio.sleep(wait_s)
 
 
+async def test_a_name_is_added_once(open_registry: OpenRegistry) -> None:
+    registry = open_registry()
+    wanted = [endpoint(version=str(index)) for index in range(5)]
+    added = await asyncio.gather(*(open_registry().add_oracle(one) for one in wanted))
+    assert sum(added) == 1
+    assert await registry.oracle("count") == wanted[added.index(True)]
+    await registry.remove_oracle("count")
+    assert await registry.add_oracle(wanted[4])
+
+
 async def test_what_is_put_is_seen_by_all(open_registry: OpenRegistry) -> None:
     full = endpoint(
         version="3",

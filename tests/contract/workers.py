@@ -9,6 +9,7 @@ from typing import Any
 
 from reward_workers.settings import WorkerSettings
 from reward_workers.worker import Worker
+from rewardmesh.wire.answers import AnswerCache
 from rewardmesh.wire.messages import BreakerBounds, Checks, OracleEndpoint, Sample
 from rewardmesh.wire.registry import MemoryRegistry, OracleRegistry
 from rewardmesh.wire.stream import Group, GroupOutcome, PendingSample, Stream
@@ -17,7 +18,7 @@ from tests.oracle_server import Answer, Call, OracleServer, Response, reply
 FAST = WorkerSettings(lease_s=1.5, discover_every_s=0.1, claim_wait_s=0.1, drain_s=5.0, max_backoff_s=0.5)
 
 
-def group_of(group_id: str, size: int = 4) -> Group:
+def group_of(group_id: str, size: int = 4, **reuse_answers_s: float) -> Group:
     requests = tuple(
         PendingSample(
             sample=Sample(
@@ -34,11 +35,12 @@ def group_of(group_id: str, size: int = 4) -> Group:
         )
         for index in range(size)
     )
-    return Group(group_id=group_id, requests=requests)
+    return Group(group_id=group_id, requests=requests, reuse_answers_s=reuse_answers_s)
 
 
 def endpoint_of(server: OracleServer, **limits: Any) -> OracleEndpoint:
     known: dict[str, Any] = {"max_batch": 4, "deadline_s": 5.0, "retry_base_s": 0.02, "retry_budget_s": 20.0}
+    known["granularity"] = server.info.granularity
     known["breaker"] = BreakerBounds(open_s=0.05, max_open_s=0.2)
     return OracleEndpoint(name=server.info.name, url=server.url, **(known | limits))
 
@@ -79,11 +81,11 @@ class World:
         self.stream = stream
         self.registry = registry or MemoryRegistry()
 
-    def worker(self, settings: WorkerSettings = FAST) -> Worker:
+    def worker(self, settings: WorkerSettings = FAST, *, answers: AnswerCache | None = None) -> Worker:
         async def open_stream(_: str) -> Stream:
             return self.stream
 
-        return Worker(registry=self.registry, open_stream=open_stream, settings=settings)
+        return Worker(registry=self.registry, open_stream=open_stream, settings=settings, answers=answers)
 
 
 def failing(times: int, response: Response) -> Answer:

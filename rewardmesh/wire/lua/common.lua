@@ -3,10 +3,11 @@
 --
 -- The hash `group:<group_id>` is the truth. Its fields, by sample and by oracle:
 --   m:<sample> message, b:<sample> bytes of the picture, t:<sample> their media type, p:<sample> policy version,
---   n:<sample> oracles that need the picture; o:<oracle> samples without an outcome, v:<oracle> version of the last result
+--   n:<sample> oracles that need the picture; o:<oracle> samples without an outcome, v:<oracle> version of the last result,
+--   u:<oracle> how old an answer may be that is taken instead of asking (absent: it is asked)
 --   e:<oracle>:<sample> where it waits: an entry id, 'retry' or 'deferred'; there exactly while there is no outcome
 --   a: failed asks by class, c: crashes, f: last failure, d: deferral, r: the outcome, v: version of the oracle that gave
---   it, each with :<oracle>:<sample>
+--   it, h: it is an earlier answer, taken again; each with :<oracle>:<sample>
 
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME may precede writes only if effects are replicated
 

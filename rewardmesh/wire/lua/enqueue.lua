@@ -1,5 +1,6 @@
 -- Accepts a group for each oracle that has room. Its pictures were uploaded to a staging hash before.
--- ARGV: settings, group_id, staging key, need (bytes), number of oracles, oracles…, then for each sample: id, bytes, media type, policy version, message
+-- ARGV: settings, group_id, staging key, need (bytes), number of oracles, for each: its name and how old an answer it may
+-- reuse, then for each sample: id, bytes, media type, policy version, message
 -- Returns for each oracle {accepted, bytes in use}.
 
 if redis.call('GET', P .. 'settings') ~= ARGV[1] then redis.call('SET', P .. 'settings', ARGV[1]) end
@@ -7,7 +8,7 @@ S = cjson.decode(ARGV[1])
 
 local group_id, stage, need, num_oracles = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local group, blobs = key('group', group_id), key('blobs', group_id)
-local first_sample = 6 + num_oracles
+local first_sample = 6 + 2 * num_oracles
 
 local function samples()
   local i = first_sample - 5
@@ -19,9 +20,10 @@ end
 
 if redis.call('EXISTS', stage) == 0 then return redis.error_reply('STAGE the uploaded pictures are gone') end
 
-local answer, accepting = {}, {}
-for i = 6, first_sample - 1 do
+local answer, accepting, reuse = {}, {}, {}
+for i = 6, first_sample - 1, 2 do
   local oracle = ARGV[i]
+  reuse[oracle] = ARGV[i + 1]
   sweep(oracle)
   local known = redis.call('HEXISTS', group, 'o:' .. oracle) == 1
   local bytes = number(key('stat', oracle), 'bytes')
@@ -57,6 +59,7 @@ for _, oracle in ipairs(accepting) do
     num_samples = num_samples + 1
   end
   redis.call('HSET', group, 'o:' .. oracle, num_samples)
+  if reuse[oracle] ~= '0' then redis.call('HSET', group, 'u:' .. oracle, reuse[oracle]) end
   add(oracle, 'bytes', need)
   touch(oracle)
 end

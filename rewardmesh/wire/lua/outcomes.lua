@@ -1,6 +1,6 @@
 -- What is recorded for a (group, oracle). ARGV: settings, oracle, group_id
--- Returns {samples without an outcome, version, then for each result: itself, its version, its picture's media type}, or
--- nothing if the pair is unknown.
+-- Returns {samples without an outcome, version, then for each result: itself, its version, its picture's media type, 1 if it
+-- is an earlier answer}, or nothing if the pair is unknown.
 
 local oracle, group_id = ARGV[2], ARGV[3]
 sweep(oracle)
@@ -17,6 +17,7 @@ for field, result in pairs(fields) do
     table.insert(answer, result)
     table.insert(answer, fields['v:' .. oracle .. ':' .. sample_id] or '')
     table.insert(answer, fields['t:' .. sample_id] or '')
+    table.insert(answer, fields['h:' .. oracle .. ':' .. sample_id] and 1 or 0)
   end
 end
 return answer

@@ -1,8 +1,9 @@
 -- Records outcomes, each at most once; a whole batch in one call, so that `appendfsync always` stays affordable.
--- ARGV: settings, oracle, version, then for each outcome: group_id, sample_id, kind (scored, failed, stale, deferred), until, result
+-- ARGV: settings, oracle, version, cached (1: earlier answers, taken again), then for each outcome: group_id, sample_id, kind
+-- (scored, failed, stale, deferred), until, result
 -- Returns {settled, duplicates, deferred}.
 
-local oracle, version = ARGV[2], ARGV[3]
+local oracle, version, cached = ARGV[2], ARGV[3], ARGV[4] == '1'
 local settled, duplicates, deferred = 0, 0, 0
 
 -- The lease ends, the outcome stays open until a deadline; the picture moves to the deferred ones' own budget.
@@ -22,7 +23,7 @@ local function defer(group_id, sample_id, deadline, result)
   end
 end
 
-for i = 4, #ARGV, 5 do
+for i = 5, #ARGV, 5 do
   local group_id, sample_id, kind, deadline, result = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local where = redis.call('HGET', key('group', group_id), 'e:' .. oracle .. ':' .. sample_id)
   if kind == 'deferred' and where and where ~= 'deferred' then
@@ -30,6 +31,7 @@ for i = 4, #ARGV, 5 do
     deferred = deferred + 1
   elseif kind ~= 'deferred' and record(oracle, group_id, sample_id, result, version, kind == 'failed') then
     settled = settled + 1
+    if cached then redis.call('HSET', key('group', group_id), 'h:' .. oracle .. ':' .. sample_id, 1) end
   else
     duplicates = duplicates + 1
   end

@@ -111,6 +111,18 @@ def test_a_bad_picture_fails_alone(client: TestClient) -> None:
     assert (results["bad"].code, results["bad"].retryable) == ("invalid_picture", False)
 
 
+def test_a_group_that_is_judged_whole_fails_whole(client: TestClient, toy: Toy) -> None:
+    toy.info = toy.info.model_copy(update={"granularity": "group"})
+    group = [sample("a"), sample("b"), sample("c")]
+    assert {result.kind for result in reply_of(score(client, parts("toy", group, [GREY] * 3))).results} == {"scored"}
+    broken = multipart(batch("toy", group, RAW), [GREY.tobytes(), b"nonsense", GREY.tobytes()])
+    assert [result.code for result in reply_of(score(client, broken)).results] == ["invalid_picture"] * 3  # type: ignore[union-attr]
+    group[1] = sample("b", prompt="raise")
+    raising = reply_of(score(client, parts("toy", group, [GREY] * 3)))
+    assert [result.code for result in raising.results] == ["oracle_error"] * 3  # type: ignore[union-attr]
+    assert [size for size, _ in toy.calls] == [3, 3]  # never in parts
+
+
 @pytest.mark.parametrize(
     ("media_type", "data"),
     [

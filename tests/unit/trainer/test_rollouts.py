@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainer.buffer_feedback import _pack
 from trainer.recipe_sections import PromptSettings
 from trainer.rewards import RewardRule
 from trainer.rollouts import RolloutMaker, seed_for
@@ -102,6 +103,13 @@ def test_pictures_name_every_sample_and_the_oracles_that_still_owe(make_recipe, 
             group.group_id, 4
         )
         assert len(group.wire_samples()) == 12
+
+
+def test_what_a_recipe_lets_be_reused_travels_with_its_pictures(make_recipe, maker) -> None:
+    recipe = make_recipe("feedback.oracles.1.reuse_answers_s=60")
+    made, _ = maker(recipe)
+    for group in made.pictures(made.make(0, 0).awaited):
+        assert _pack(group).reuse_answers_s == group.reuse_answers_s == {"spelled": 60.0}
 
 
 def test_seeds_differ_in_every_part() -> None:

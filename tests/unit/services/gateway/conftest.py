@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -60,7 +60,9 @@ def old_buffer(tmp_path: Path) -> Iterator[Server]:
 class Blue(Oracle):
     """The share of blue. A picture whose first pixel is all red cannot be judged."""
 
-    def __init__(self, name: str = "blue", version: str = "1") -> None:
+    def __init__(
+        self, name: str = "blue", version: str = "1", granularity: Literal["sample", "group"] = "sample"
+    ) -> None:
         self.info = OracleInfo(
             name=name,
             version=version,
@@ -68,6 +70,7 @@ class Blue(Oracle):
             reward_max=1.0,
             media_types=("image/png", "image/webp", "application/x-raw-rgb"),
             max_batch=8,
+            granularity=granularity,
         )
 
     def score(self, batch: Sequence[OracleInput]) -> list[Result]:

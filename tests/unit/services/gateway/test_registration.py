@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from rewardmesh.kit.app import build_app
 from services.gateway.app import build_gateway
 from tests.oracle_server import Call, OracleServer, Response
 from tests.unit.reward_workers.test_dialects import serving as foreign
-from tests.unit.services.gateway.conftest import Blue, Front, serving
+from tests.unit.services.gateway.conftest import Blue, Front, png, serving
 
 
 async def refused(client: httpx.AsyncClient, **wanted: Any) -> str:
@@ -30,6 +31,32 @@ async def test_two_of_one_name_are_refused(front: Front, blue: str) -> None:
             assert blue in said
         assert (await client.delete("/v1/oracles/blue")).status_code == 204
         assert (await client.post("/v1/oracles", json={"url": second})).status_code == 201
+
+
+async def test_of_two_registered_at_once_one_is_refused(front: Front, blue: str) -> None:
+    async with front.client("admin") as client, serving(build_app(Blue())) as second:
+        answers = await asyncio.gather(*(client.post("/v1/oracles", json={"url": url}) for url in (blue, second)))
+        assert sorted(answer.status_code for answer in answers) == [201, 422]
+        (kept,) = (answer.json()["endpoint"]["url"] for answer in answers if answer.status_code == 201)
+        (said,) = (answer.text for answer in answers if answer.status_code == 422)
+        assert f"it is at {kept}: change or remove that one" in said
+        assert (await client.get("/v1/oracles/blue")).json()["endpoint"]["url"] == kept
+
+
+async def test_a_service_that_judges_groups_is_registered_as_such(front: Front) -> None:
+    async with front.client("admin", "score") as client, serving(build_app(Blue(granularity="group"))) as url:
+        registered = await client.post("/v1/oracles", json={"url": url, "max_batch": 2})
+        assert registered.json()["endpoint"]["granularity"] == "group"
+        picture = {"prompt": "p", "media_type": "image/png", "picture_base64": png()}
+        answer = await client.post("/v1/groups", json={"oracles": ["blue"], "pictures": [picture] * 3})
+        assert answer.status_code == 422
+        assert "it judges whole groups of at most 2 pictures, and these are 3" in answer.text
+        assert "send fewer at once" in answer.text
+        answer = await client.post("/v1/groups", json={"oracles": ["blue"], "pictures": [picture] * 2})
+        assert answer.status_code == 202
+        async with serving(build_app(Blue(version="2"))) as newer:
+            changed = await client.patch("/v1/oracles/blue", json={"url": newer})
+            assert changed.json()["endpoint"]["granularity"] == "sample"
 
 
 async def test_what_is_no_service_is_refused(front: Front, blue: str) -> None:
