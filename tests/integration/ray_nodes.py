@@ -23,6 +23,7 @@ from deploy.processes import stack_processes, stop_processes
 
 HEAD = "head"
 _PATIENCE_S = 300.0  # Ray's own is half a minute
+_TRIES = 3  # it gives its own parts half a minute; on a machine that is busy the next try finds them in memory
 
 
 class RayNodes:
@@ -37,6 +38,18 @@ class RayNodes:
         self.address = ""
 
     def __enter__(self) -> Self:
+        for attempt in range(1, _TRIES + 1):
+            self._start()
+            try:
+                self._learn(HEAD)
+                break
+            except AssertionError:
+                self.__exit__()
+                if attempt == _TRIES:
+                    raise
+        return self
+
+    def _start(self) -> None:
         with self._log.open("wb") as log:
             self._keeper = subprocess.Popen(
                 self._command,
@@ -47,12 +60,6 @@ class RayNodes:
                 text=True,
                 start_new_session=True,
             )
-        try:
-            self._learn(HEAD)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
