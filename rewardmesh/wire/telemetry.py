@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from contextlib import AbstractContextManager
-from typing import Final, cast
+from typing import Final, TextIO, cast
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -56,7 +56,7 @@ def configure_logging(*, json_lines: bool | None = None, level: str = "INFO") ->
     structlog.configure(
         processors=[*known, *written],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Stderr())),
         cache_logger_on_first_use=False,
     )
     if logging.lastResort is not None:
@@ -78,6 +78,16 @@ def about(**ids: str | int) -> AbstractContextManager[None]:
     if unknown := set(ids) - set(LOG_FIELDS):
         raise ValueError(f"not a log field: {', '.join(sorted(unknown))}")
     return cast("AbstractContextManager[None]", bound_contextvars(**ids))
+
+
+class _Stderr:
+    """Whatever is the standard error when a line is written: a logger outlives a stream that was put in its place."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _add_part(_: WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +16,7 @@ class Dashboard:
     """The dashboard of a stack's Ray, asked with Ray's own token."""
 
     def __init__(self, state: StackState) -> None:
-        token = os.environ.get("RAY_AUTH_TOKEN") or (Path.home() / ".ray" / "auth_token").read_text().strip()
+        token = (Path.home() / ".ray" / "auth_token").read_text().strip()  # the stack's environment names no other
         headers = {"Authorization": f"Bearer {token}"}
         self._http = httpx.Client(base_url=str(state.dashboard_url), headers=headers, timeout=60, trust_env=False)
 

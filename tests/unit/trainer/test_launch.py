@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import structlog
 
 from rewardmesh.wire.errors import OracleRejected, RecipeError, RewardmeshError, WeightsMissing
 from trainer.in_process_feedback import InProcessFeedback
@@ -59,7 +58,6 @@ def test_it_trains_here_and_the_same_command_goes_on(
     logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     resumed = next(line for line in logged if line["event"] == "resumed")
     assert {"part": "loop", "run_id": "run", "iteration": 2, "level": "info"}.items() <= resumed.items()
-    structlog.reset_defaults()  # they go where this test captured them
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3, 4]
     assert "iterations: 4" in (folder / "recipe.yaml").read_text()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import structlog
 
 from rewardmesh.kit.app import build_app
 from rewardmesh.wire.messages import OracleEndpoint
@@ -18,16 +16,6 @@ from tests.unit.services.gateway.conftest import Blue, Front, png, serving
 from tests.unit.services.gateway.test_end_to_end import submission, wait
 
 SECRETS = {"blue": "the-secret-of-blue", "object_count": "the-secret-of-count"}
-
-
-@contextmanager
-def captured() -> Iterator[None]:
-    """Logs go where the body of a test captures them, and only there."""
-    configure_logging()
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -47,8 +35,8 @@ async def oracles() -> AsyncIterator[dict[str, str]]:
 async def test_every_line_is_json_with_its_ids_and_without_secrets(
     front: Front, oracles: dict[str, str], worker: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with captured():
-        sent, key = await use_both(front, oracles)
+    configure_logging()
+    sent, key = await use_both(front, oracles)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert all({"event", "level", "timestamp", "part"} <= set(line) for line in lines)
     failed = [line for line in lines if line["event"] == "sample.failed"]
