@@ -154,9 +154,9 @@ def figures_of(found: Windows, ratios: Mapping[str, Sequence[float]]) -> list[Fi
         for percent, note in ((50, f"{len(windows[0].latencies_ms)} groups of {GROUP_SIZE} a window"), (99, own)):
             values = [percentile(percent, one) for one in windows]
             made.append(Figure(f"p{percent}, the other: {name}", "ms", values, note))
-    for name, values in ratios.items():
+    for name, shares in ratios.items():
         note = "the band" if name == "undisturbed" else f"aim: {AIM} at most"
-        made.append(Figure(f"p99, {name} / undisturbed", "ratio", list(values), note))
+        made.append(Figure(f"p99, {name} / undisturbed", "ratio", shares, note))
     return made
 
 
