@@ -125,7 +125,7 @@ class Front:
 
 @pytest.fixture(autouse=True)
 def small_known_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services are probed with small pictures: every registration here does it, and its own tests use the large ones."""
+    """Every registration here probes with small pictures; the large ones are in the tests of the check itself."""
     monkeypatch.setattr(conformance, "SIDES", (8, 48))
 
 
