@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import Checks, Sample
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.stream import Group, PendingSample, Stream, StreamSettings
+from tests.contract.workers import World
+from tests.oracle_server import OracleServer
 
 #: Server -> package that brings it, pattern of its binary inside, version that it must be.
 SERVERS = {
@@ -120,11 +123,11 @@ def new_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 OpenStream = Callable[..., Stream]
 
 
-@pytest.fixture(params=["memory", *SERVERS])
-async def open_stream(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> AsyncIterator[OpenStream]:
+@asynccontextmanager
+async def opening(kind: str, servers: Callable[[str], Server]) -> AsyncIterator[OpenStream]:
     """Opens the stream of a fresh run with the given settings; opened again, it is another view of the same run."""
     run_id = f"run-{uuid4().hex[:12]}"
-    if request.param == "memory":
+    if kind == "memory":
         streams: list[Stream] = []
 
         def open_memory(**settings: Any) -> Stream:
@@ -134,9 +137,35 @@ async def open_stream(request: pytest.FixtureRequest, servers: Callable[[str], S
 
         yield open_memory
         return
-    client = await connect(servers(request.param).url)
+    client = await connect(servers(kind).url)
     yield lambda **settings: open_redis_stream(client, run_id, settings=StreamSettings(**settings))
     await client.aclose()
+
+
+@pytest.fixture(params=["memory", *SERVERS])
+async def open_stream(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> AsyncIterator[OpenStream]:
+    """The streams under contract, each in turn."""
+    async with opening(request.param, servers) as opener:
+        yield opener
+
+
+@pytest.fixture(params=["memory", "redis-6.2"])
+async def world(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> AsyncIterator[World]:
+    """What a worker works on: a stream whose run is alive, in memory or on the oldest server.
+
+    Not on every server: what one server does otherwise than another is the stream's contract, and that runs on all.
+    """
+    async with opening(request.param, servers) as opener:
+        world = World(opener())
+        await world.registry.put_run(world.stream.run_id)
+        yield world
+
+
+@pytest.fixture
+async def oracle() -> AsyncIterator[OracleServer]:
+    """A service that answers as a test decides."""
+    async with OracleServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -363,13 +363,13 @@ async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[...
     assert not await asyncio.to_thread(feedback.knows, "nobody")
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == []
-    whole = OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=3, granularity="group")
-    await registry.put_oracle(whole)
-    with pytest.raises(RecipeError, match=r"groups of at most 3 pictures, the recipe's have 4 \(bright\): lower"):
-        await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url, group_pictures=4)
     late = OracleUse(name="people", on_missing=OnMissing(wait_s=0, then="mask"))
     with_people = FeedbackSettings(oracles=(OracleUse(name="bright"), late))
     feedback = await asyncio.to_thread(open_buffer_feedback, with_people, run_id="r2", url=server.url, group_pictures=4)
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == ["r2"]
+    whole = OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=3, granularity="group")
+    await registry.put_oracle(whole)
+    with pytest.raises(RecipeError, match=r"groups of at most 3 pictures, the recipe's have 4 \(bright\): lower"):
+        await asyncio.to_thread(open_buffer_feedback, settings, run_id="r1", url=server.url, group_pictures=4)
     await client.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 from pydantic import ValidationError
@@ -12,22 +11,8 @@ from reward_workers.settings import WorkerSettings
 from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import OracleEndpoint, Scored
 from rewardmesh.wire.registry import MemoryRegistry
-from rewardmesh.wire.stream import Stream
 from tests.contract.workers import FAST, World, completed, endpoint_of, group_of, until, working
 from tests.oracle_server import Call, OracleServer, Response, reply
-
-
-@pytest.fixture
-async def world(open_stream: Callable[..., Stream]) -> World:
-    world = World(open_stream())
-    await world.registry.put_run(world.stream.run_id)
-    return world
-
-
-@pytest.fixture
-async def oracle() -> AsyncIterator[OracleServer]:
-    async with OracleServer() as server:
-        yield server
 
 
 async def test_a_paused_oracle_gets_nothing_until_it_is_active(world: World, oracle: OracleServer) -> None:

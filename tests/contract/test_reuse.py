@@ -1,4 +1,4 @@
-"""Workers that reuse answers, and workers of oracles that judge whole groups, on every stream."""
+"""Workers that reuse answers, and workers of oracles that judge whole groups."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from rewardmesh.wire.answers import AnswerCache, Answers, MemoryAnswers
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.errors import BufferUnavailable
 from rewardmesh.wire.messages import Scored, ScoreFailure
-from rewardmesh.wire.stream import GroupOutcome, Stream
+from rewardmesh.wire.stream import GroupOutcome
 from tests.contract.conftest import Server
 from tests.contract.workers import World, assert_empty, completed, endpoint_of, failing, group_of, working
 from tests.oracle_server import Call, OracleServer, Response, reply
 
 AN_HOUR = {"object_count": 3600.0}
-
-
-@pytest.fixture
-async def world(open_stream: Callable[..., Stream]) -> World:
-    world = World(open_stream())
-    await world.registry.put_run(world.stream.run_id)
-    return world
 
 
 async def answered(world: World, group_id: str, size: int = 4, **reuse_answers_s: float) -> GroupOutcome:

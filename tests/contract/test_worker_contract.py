@@ -1,32 +1,16 @@
-"""The worker on every stream: what is claimed is settled once, whatever the oracle does."""
+"""The worker on a stream in memory and on a server: what is claimed is settled once, whatever the oracle does."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from rewardmesh.wire.messages import Scored, ScoreFailure
-from rewardmesh.wire.stream import Group, PendingSample, Stream
+from rewardmesh.wire.stream import Group, PendingSample
 from tests.contract.workers import FAST, World, assert_empty, completed, endpoint_of, failing, group_of, until, working
 from tests.oracle_server import Call, OracleServer, Response, reply
-
-OpenStream = Callable[..., Stream]
-
-
-@pytest.fixture
-async def world(open_stream: OpenStream) -> World:
-    world = World(open_stream())
-    await world.registry.put_run(world.stream.run_id)
-    return world
-
-
-@pytest.fixture
-async def oracle() -> AsyncIterator[OracleServer]:
-    async with OracleServer() as server:
-        yield server
 
 
 async def test_every_sample_gets_its_own_reward(world: World, oracle: OracleServer) -> None:

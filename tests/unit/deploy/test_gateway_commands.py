@@ -19,7 +19,7 @@ from rewardmesh.wire.messages import ScoreFailure
 from rewardmesh.wire.outgoing import OutgoingPolicy
 from services.gateway.context import open_gateway
 from tests.contract.conftest import Server, binary_of
-from tests.contract.test_worker_contract import group_of
+from tests.contract.workers import group_of
 from tests.unit.reward_workers.test_dialects import serving as foreign
 from tests.unit.services.gateway.conftest import Blue, serving
 
