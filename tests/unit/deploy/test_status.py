@@ -21,7 +21,7 @@ from rewardmesh.wire.messages import BreakerBounds, OracleEndpoint, Scored, Scor
 from rewardmesh.wire.outgoing import OutgoingPolicy
 from services.gateway.context import open_gateway
 from tests.contract.conftest import Server, binary_of
-from tests.contract.test_worker_contract import group_of
+from tests.contract.workers import group_of
 from tests.oracle_server import OracleServer, Response, ThreadedOracle
 
 
