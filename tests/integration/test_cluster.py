@@ -221,7 +221,7 @@ def test_the_gateway_answers_from_the_same_buffer(joined: Joined) -> None:
         trust_env=False,
     )
     joined.said.append(answer.text)
-    assert {one["name"] for one in answer.raise_for_status().json()} == {"object_count", "ocr_spelling"}
+    assert {one["endpoint"]["name"] for one in answer.raise_for_status().json()} == {"object_count", "ocr_spelling"}
 
 
 async def test_a_killed_node_takes_nothing_with_it(joined: Joined) -> None:

@@ -18,7 +18,7 @@ from services.gateway.serve import GatewaySettings, gateway_application
 
 
 def main(port: int) -> None:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     settings = load_settings()
     try:
         serving.start_serve(settings, port=port)

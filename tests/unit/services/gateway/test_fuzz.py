@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import pytest
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
@@ -15,7 +14,6 @@ from benchmarks.fuzz import Target, fuzz, gateway, oracle_app, served
 from tests.contract.conftest import Server
 
 
-@pytest.mark.timeout(300)
 def test_the_gateway_answers_as_declared_whatever_is_sent(buffer: Server) -> None:
     with gateway(buffer.url) as target:
         found = fuzz("gateway", target, examples=3)
@@ -44,5 +42,5 @@ def test_what_is_not_as_declared_is_found() -> None:
 
     with served(app) as url:
         found = fuzz("double", Target(url, "/openapi.json", "none"), examples=20)
-    assert any("Undocumented HTTP status code" in failure for failure in found.failures)
+    assert any("Undocumented status code: Received: 418" in failure for failure in found.failures)
     assert any("Server error" in failure for failure in found.failures)
