@@ -82,8 +82,7 @@ class RedisStream:
 
     def __init__(self, client: Redis, run_id: str, settings: StreamSettings) -> None:
         self._client = client
-        self._run_id = run_id
-        self._settings = settings
+        self._run_id, self._settings = run_id, settings
         self._settings_json = _settings_json(settings)
         self._prefix = names.prefix(run_id)
         self.amendments = RedisAmendments(client, run_id)
@@ -94,8 +93,7 @@ class RedisStream:
         return self._run_id
 
     async def enqueue(self, group: Group, *, oracles: Sequence[str]) -> dict[str, Admission]:
-        need = require_enqueueable(group, oracles, self._settings)
-        budget = self._settings.budget_bytes
+        need, budget = require_enqueueable(group, oracles, self._settings), self._settings.budget_bytes
         standing = await self._standing(group.group_id, oracles)
         if all(known or in_use + need > budget for known, in_use in standing.values()):
             return {  # nothing to be accepted, so nothing is uploaded
@@ -338,9 +336,8 @@ class RedisStream:
             for sample, picture in zip(samples, answers, strict=True)
         }
         claims = []
-        for request, (entry_id, _, attempts, by_class, deliveries, reuse_ms, waited_ms, staleness) in zip(
-            requests, leased, strict=True
-        ):
+        for request, lease in zip(requests, leased, strict=True):
+            entry_id, _, attempts, by_class, deliveries, reuse_ms, waited_ms, staleness = lease
             picture = pictures[request.sample.group_id, request.sample.sample_id]
             if picture is not None:
                 claims.append(

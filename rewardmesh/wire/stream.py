@@ -34,11 +34,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rewardmesh.wire.amendments import Amendments
 from rewardmesh.wire.errors import BufferFull, PictureGone, ProtocolError, UnknownGroup
 from rewardmesh.wire.messages import Deferred, FailureCode, Sample, Scored, ScoreFailure
+
+if TYPE_CHECKING:
+    from rewardmesh.wire.amendments import Amendments
 
 __all__ = [
     "Admission",

@@ -109,7 +109,7 @@ def test_what_a_recipe_lets_be_reused_travels_with_its_pictures(make_recipe, mak
     recipe = make_recipe("feedback.oracles.1.reuse_answers_s=60")
     made, _ = maker(recipe)
     for group in made.pictures(made.make(0, 0).awaited):
-        assert _pack(group).reuse_answers_s == group.reuse_answers_s == {"spelled": 60.0}
+        assert _pack(group, None).reuse_answers_s == group.reuse_answers_s == {"spelled": 60.0}
 
 
 def test_seeds_differ_in_every_part() -> None:

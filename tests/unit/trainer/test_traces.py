@@ -139,7 +139,9 @@ def test_a_sample_s_spans_are_one_trace_from_rollout_to_outcome(
     server.start()
     try:
         with working(server.url, oracle):
-            feedback = open_buffer_feedback(make_recipe(*SMALL).feedback, run_id="run", url=server.url)
+            feedback = open_buffer_feedback(
+                make_recipe(*SMALL).feedback, run_id="run", url=server.url, group_pictures=4
+            )
             try:
                 assert make_loop(*SMALL, feedback=feedback).run().reason == "finished"
             finally:
