@@ -5,9 +5,9 @@
 
 For the constant oracle (nothing but road), `ocr_spelling` and `object_count`, on pictures of 64 × 64 (raw on the wire)
 and 512 × 512 (lossless WebP), the shapes world's enlarged with grain, so that they are as many bytes as photographs.
-`benchmarks.road` says what the two ways are; encoding is part of the road. Everything takes turns in one run: each repetition goes once through all oracles
-and sizes, and a ratio is of two values that were measured one right after the other, in changing order.
-In the JSON file `ratio` is for the small pictures and `ratio_512` for the large ones.
+`benchmarks.road` says what the two ways are; encoding is part of the road. Everything takes turns in one run: each
+repetition goes once through all oracles and sizes, and a ratio is of two values that were measured one right after the
+other, in changing order. In the JSON file `ratio` is for the small pictures and `ratio_512` for the large ones.
 """
 
 from __future__ import annotations
