@@ -4,10 +4,10 @@
     python -m benchmarks.overhead --oracle constant --repetitions 9
 
 For the constant oracle (nothing but road), `ocr_spelling` and `object_count`, on pictures of 64 × 64 (raw on the wire)
-and 512 × 512 (lossless WebP of grainy enlargements, as many bytes as photographs). `benchmarks.road` says what the two
-ways are; encoding is part of the road. Everything takes turns in one run: each repetition goes once through all oracles
-and sizes, and a ratio is of two values that were measured one right after the other, in changing order.
-In the JSON file `ratio` is for the pictures of the shapes world, 64 × 64, and `ratio_512` for the large ones.
+and 512 × 512 (lossless WebP), the shapes world's enlarged with grain, so that they are as many bytes as photographs.
+`benchmarks.road` says what the two ways are; encoding is part of the road. Everything takes turns in one run: each
+repetition goes once through all oracles and sizes, and a ratio is of two values that were measured one right after the
+other, in changing order. In the JSON file `ratio` is for the small pictures and `ratio_512` for the large ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from benchmarks.road import (
     BATCH,
     CONSTANT,
     NAMES,
-    SIDE,
     app_of,
     as_class,
     draw_groups,
@@ -40,9 +39,9 @@ from rewardmesh.wire.telemetry import configure_logging
 from trainer.feedback import PictureGroup
 
 AIM = 0.8
-LARGE = 512
+SMALL, LARGE = 64, 512
 #: Side of a picture -> pictures for one value; the large ones fill an oracle's byte budget, and no more.
-SIZES = {SIDE: 512, LARGE: 128}
+SIZES = {SMALL: 512, LARGE: 128}
 
 
 @dataclass
@@ -119,7 +118,7 @@ def main() -> None:
             for case in cases:
                 case.run(redis_url, road_first=repetition % 2 == 1)
     keys = {
-        "ratio": {case.name: case.ratio.median for case in cases if case.side == SIDE},
+        "ratio": {case.name: case.ratio.median for case in cases if case.side == SMALL},
         f"ratio_{LARGE}": {case.name: case.ratio.median for case in cases if case.side == LARGE},
     }
     figures = [figure for case in cases for figure in case.figures]

@@ -31,6 +31,7 @@ from deploy.signals import stopping_on_signals
 from rewardmesh import Client
 from rewardmesh.wire.messages import Scored
 from rewardmesh.wire.outgoing import OutgoingPolicy
+from rewardmesh.wire.telemetry import configure_logging
 from services.gateway.audit import OPERATOR
 from services.gateway.context import open_gateway
 from services.gateway.tokens import TokenRequest
@@ -88,6 +89,7 @@ def measure(repetitions: int) -> list[tuple[float, float]]:
 def main() -> int:
     """Prints the table."""
     arguments = parser(__doc__).parse_args()
+    configure_logging(level="WARNING")
     values = measure(arguments.repetitions)
     registering, scoring = ([one[part] for one in values] for part in (0, 1))
     totals = [sum(one) for one in values]

@@ -36,11 +36,11 @@ from trainer.buffer_feedback import BufferFeedback
 from trainer.feedback import PictureGroup, PictureSample
 from trainer.worlds.shapes.prompts import heldout_prompts
 from trainer.worlds.shapes.render import render, scene_for
+from trainer.worlds.shapes.vocabulary import PICTURE_SIZE
 
 __all__ = [
     "CONSTANT",
     "NAMES",
-    "SIDE",
     "Constant",
     "app_of",
     "as_class",
@@ -54,7 +54,6 @@ __all__ = [
 
 GROUP_SIZE = 8
 BATCH = 64
-SIDE = 64
 CONSTANT = "constant"
 NAMES = (CONSTANT, *ORACLES)
 
@@ -93,9 +92,9 @@ def endpoint_at(name: str, url: str) -> OracleEndpoint:
     return OracleEndpoint(name=name, url=url, max_batch=BATCH, concurrency=2, deadline_s=120)
 
 
-def draw_groups(oracle: str, number: int, *, side: int = SIDE, seed: int = 1) -> list[PictureGroup]:
+def draw_groups(oracle: str, number: int, *, side: int = PICTURE_SIZE) -> list[PictureGroup]:
     """Groups of rendered pictures of held-out prompts that fit the oracle, `number` pictures in all."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     specs = [spec for spec in heldout_prompts() if (spec.kind == "spelling") == (oracle == "ocr_spelling")]
     groups = []
     for index in range(number // GROUP_SIZE):

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from rich.table import Table
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.record import parser, print_table, write
 from rewardmesh.kit.oracle import Oracle, OracleInput
@@ -142,6 +144,8 @@ def drift(exact: Judged, lossy: Judged) -> dict[str, float]:
 
 def measure(number: int) -> list[dict[str, Any]]:
     """A row for each oracle, codec and source of pictures, and for both sources together."""
+    for libraries in (diffusers_logging, transformers_logging):
+        libraries.disable_progress_bar()
     device = torch.device("cpu")
     family = Sd3Family.load(WEIGHTS, device=device, precision=native_precision(device))
     rows = []

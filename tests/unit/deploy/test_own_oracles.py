@@ -25,13 +25,13 @@ async def test_limits_and_state_survive_the_next_start(tmp_path: Path, monkeypat
     try:
         async with serving(app) as url, open_gateway(server.url, OutgoingPolicy()) as gateway:
             for _ in range(2):
-                said = await asyncio.to_thread(parts.register_oracles, server.url, serve_url=url)
+                said = await asyncio.to_thread(parts.register_oracles, server.url, serve_url=url, token="t")
                 assert said == "blue 2"
             endpoint = await gateway.registry.oracle("blue")
             assert (endpoint.url, endpoint.max_batch, endpoint.state) == (f"{url}/oracles/blue", 8, "active")
             changed = endpoint.model_copy(update={"state": "paused", "concurrency": 5, "version": "1"})
             await gateway.registry.put_oracle(changed)
-            await asyncio.to_thread(parts.register_oracles, server.url, serve_url=url)
+            await asyncio.to_thread(parts.register_oracles, server.url, serve_url=url, token="t")
             assert await gateway.registry.oracle("blue") == changed.model_copy(update={"version": "2"})
             lines = await gateway.audit.latest(10)
             assert [(line.action, line.subject) for line in lines] == [("oracle.register", "blue")] * 2

@@ -38,7 +38,7 @@ def test_a_replica_asks_for_what_its_oracle_declares() -> None:
     deployment = deployment_of(declared)
     wanted = {"num_cpus": 0, "num_gpus": 0.25, "memory": 2**27, "resources": {"vision": 0.5}}
     assert deployment.ray_actor_options == wanted
-    assert deployment.init_args == ("object_count", {"device": "cuda"}, 1)
+    assert deployment.init_args == ("object_count", {"device": "cuda"}, 1, None)
     assert deployment_of(OracleScale(num_gpus=1, options={"device": "cpu"})).init_args[1] == {"device": "cpu"}
     plain = deployment_of(OracleScale())
     assert plain.init_args[1] == {}

@@ -47,7 +47,7 @@ async def test_register_submit_wait_results(front: Front, blue: str, worker: obj
         assert (first["reward"], second["reward"]) == (0.0, 0.2)
         assert (third["kind"], third["code"]) == ("failed", "oracle_error")
         assert answers["version"] == "1"
-        assert answers["provenance"][sent["sample_ids"][0]] == {"version": "1", "media_type": PNG}
+        assert answers["provenance"][sent["sample_ids"][0]] == {"version": "1", "media_type": PNG, "cached": False}
 
         # Dead letters: the one that failed, with its picture; asked about again, it fails again; then it is dropped.
         place = "/v1/runs/gateway.vision/oracles/blue/dead-letters"

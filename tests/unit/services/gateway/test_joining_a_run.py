@@ -53,7 +53,13 @@ async def training(
     recipe = parse_recipe(RECIPE, which="toy", overrides=[FEEDBACK, "run.iterations=10000", "run.checkpoint_every=100"])
     folder = RunFolder(tmp_path / "run-1")
     folder.adopt(recipe)
-    feedback = await asyncio.to_thread(open_buffer_feedback, recipe.feedback, run_id=folder.run_id, url=buffer.url)
+    feedback = await asyncio.to_thread(
+        open_buffer_feedback,
+        recipe.feedback,
+        run_id=folder.run_id,
+        url=buffer.url,
+        group_pictures=recipe.prompts.group_size,
+    )
     lines: list[dict[str, Any]] = []
     loop = Loop(
         recipe,
