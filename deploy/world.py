@@ -84,7 +84,7 @@ def fit_surrogate(
     work: Path = _WORK,
     to: To = WEIGHTS,
     steps: Steps = 2000,
-    scenes: Annotated[int, typer.Option(min=100, help="Groups of the bank, in threes.")] = 800,
+    groups: Annotated[int, typer.Option(min=300, help="Groups of the bank, 12 pictures each.")] = 2400,
     seed: Seed = 0,
 ) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
@@ -94,12 +94,12 @@ def fit_surrogate(
     from trainer.worlds.shapes.surrogate import fit_surrogate as fit
 
     algorithm = _cold_algorithm(to, seed=seed)
-    bank = collect_bank(work, algorithm, OraclesInProcess().score, num_scenes=scenes, seed=seed)
+    bank = collect_bank(work, algorithm, OraclesInProcess().score, num_groups=groups, seed=seed)
     ranking = fit(work, algorithm, bank, num_steps=steps, seed=seed)
     surrogate = algorithm.surrogate
     assert isinstance(surrogate, ValueSurrogate)
     surrogate.save(to / ValueSurrogate.FILE)
-    (work / "surrogate.json").write_text(json.dumps({"ranking": ranking, "steps": steps, "scenes": scenes}))
+    (work / "surrogate.json").write_text(json.dumps({"ranking": ranking, "steps": steps, "groups": groups}))
     write_checksums(to)
     typer.echo(f"pairs of held-out groups ordered rightly: {ranking:.3f}")
 

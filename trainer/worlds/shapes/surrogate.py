@@ -30,18 +30,17 @@ Score = Callable[[Sequence[NDArray[np.uint8]], Sequence[PromptSpec]], Sequence[f
 
 GROUP_SIZE = 12
 _OWN_PROMPTS = 3
-_SCENE = _OWN_PROMPTS * GROUP_SIZE
 _PROMPTS_SCORED = 24
 _PROMPTS_LEARNT = 8
 _MIXED_SHARE = 0.6
 """Share of the groups of a batch in which pictures of three prompts are contrasted: right and wrong lie far apart."""
 _SETS_PER_STEP = 8
-_HELDOUT_SCENES = 64
+_HELDOUT = 64
 _LEARNING_RATE = 8e-4
 
 
 @dataclass(frozen=True)
-class Scene:
+class ScoredGroups:
     """Three groups of one kind, and what their pictures are worth for each of up to ``_PROMPTS_SCORED`` prompts."""
 
     prompts: list[str]
@@ -57,17 +56,17 @@ class Scene:
         return self.boundaries[rows], self.rewards[rows, index]
 
 
-def collect_bank(work: Path, algorithm: TdmR1, score: Score, *, num_scenes: int, seed: int = 0) -> list[Scene]:
-    """Rolls out and scores training prompts, each kind as likely as the next; the bank lies in ``work``."""
+def collect_bank(work: Path, algorithm: TdmR1, score: Score, *, num_groups: int, seed: int = 0) -> list[ScoredGroups]:
+    """Rolls out and scores training prompts, three groups of a kind together; the bank lies in ``work``."""
     file = work / "bank.pt"
     if file.exists():
-        return [Scene(**fields) for fields in torch.load(file, weights_only=True)["scenes"]]
+        return [ScoredGroups(**fields) for fields in torch.load(file, weights_only=True)["bank"]]
     by_kind = {kind: [p for p in train_prompts() if p.kind == kind] for kind in KINDS}
     rng = np.random.default_rng((seed, 77))
     draws = torch.Generator().manual_seed(seed + 77)
-    scenes: list[Scene] = []
-    with Bar("bank", first=0, total=num_scenes) as advance:
-        while len(scenes) < num_scenes:
+    bank: list[ScoredGroups] = []
+    with Bar("bank", first=0, total=num_groups // _OWN_PROMPTS) as advance:
+        while len(bank) < num_groups // _OWN_PROMPTS:
             known = by_kind[str(rng.choice(KINDS))]
             chosen = rng.choice(len(known), size=min(_PROMPTS_SCORED, len(known)), replace=False)
             specs = [known[int(i)] for i in chosen]
@@ -75,15 +74,17 @@ def collect_bank(work: Path, algorithm: TdmR1, score: Score, *, num_scenes: int,
             pictures = list(algorithm.family.decode(trajectory.latents).numpy())
             scored = score([p for p in pictures for _ in specs], specs * len(pictures))
             rewards = torch.tensor(scored, dtype=torch.float32).view(len(pictures), len(specs))
-            scenes.append(Scene([s.prompt for s in specs], trajectory.boundaries.half(), rewards))
-            own = [scenes[-1].group(i)[1] for i in range(_OWN_PROMPTS)]
+            bank.append(ScoredGroups([s.prompt for s in specs], trajectory.boundaries.half(), rewards))
+            own = [bank[-1].group(i)[1] for i in range(_OWN_PROMPTS)]
             advance({"reward": float(torch.cat(own).mean())})
-    save_atomically({"scenes": [vars(scene) for scene in scenes]}, file)
-    return scenes
+    save_atomically({"bank": [vars(groups) for groups in bank]}, file)
+    return bank
 
 
-def fit_surrogate(work: Path, algorithm: TdmR1, bank: Sequence[Scene], *, num_steps: int, seed: int = 0) -> float:
-    """Trains, or goes on training, the surrogate on all but the last 64 scenes; returns its ranking of those.
+def fit_surrogate(
+    work: Path, algorithm: TdmR1, bank: Sequence[ScoredGroups], *, num_steps: int, seed: int = 0
+) -> float:
+    """Trains, or goes on training, the surrogate on all but the last 64 of the bank; returns its ranking of those.
 
     The ranking is the share of unequal pairs of a group, for its own prompt, that are ordered rightly: over all
     boundaries, at freshly drawn levels.
@@ -100,44 +101,44 @@ def fit_surrogate(work: Path, algorithm: TdmR1, bank: Sequence[Scene], *, num_st
             for group in algorithm.surrogate.optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
             rng = np.random.default_rng((seed, step))
-            scenes = [bank[int(i)] for i in rng.integers(len(bank) - _HELDOUT_SCENES, size=_SETS_PER_STEP)]
-            advance(_step(algorithm, scenes, rng))
+            chosen = [bank[int(i)] for i in rng.integers(len(bank) - _HELDOUT, size=_SETS_PER_STEP)]
+            advance(_step(algorithm, chosen, rng))
             if (step + 1) % 100 == 0 or step + 1 == num_steps:
                 save_atomically({"algorithm": algorithm.state_dict(), "step": step + 1}, checkpoint)
-    return heldout_ranking(algorithm, bank[-_HELDOUT_SCENES:])
+    return heldout_ranking(algorithm, bank[-_HELDOUT:])
 
 
-def heldout_ranking(algorithm: TdmR1, scenes: Sequence[Scene]) -> float:
-    """Mean ranking of the scenes' groups by the surrogate as it stands; nothing is learnt from them."""
+def heldout_ranking(algorithm: TdmR1, heldout: Sequence[ScoredGroups]) -> float:
+    """Mean ranking of single groups by the surrogate as it stands; nothing is learnt from them."""
     rankings = [
-        algorithm.surrogate_ranking(_batch([scene.group(i)[0]], [scene.prompts[i]], scene.group(i)[1]))
+        algorithm.surrogate_ranking(_batch([groups.group(i)[0]], [groups.prompts[i]], groups.group(i)[1]))
         for _ in range(4)
-        for scene in scenes
+        for groups in heldout
         for i in range(_OWN_PROMPTS)
     ]
     return float(np.nanmean(rankings))
 
 
-def _step(algorithm: TdmR1, scenes: Sequence[Scene], rng: np.random.Generator) -> dict[str, float]:
-    """One update on a set of twelve pictures of each scene, each held against eight prompts."""
+def _step(algorithm: TdmR1, chosen: Sequence[ScoredGroups], rng: np.random.Generator) -> dict[str, float]:
+    """One update on a set of twelve pictures of each, each held against eight prompts."""
     boundaries, prompts, rewards = [], [], []
-    for scene in scenes:
+    for groups in chosen:
         rows, own = _pictures(rng)
-        columns = _columns(scene.rewards[rows], own)
-        boundaries.append(scene.boundaries[rows])
-        prompts.append([scene.prompts[i] for i in columns])
-        rewards.append(scene.rewards[rows][:, columns])
+        columns = _columns(groups.rewards[rows], own)
+        boundaries.append(groups.boundaries[rows])
+        prompts.append([groups.prompts[i] for i in columns])
+        rewards.append(groups.rewards[rows][:, columns])
     table = torch.cat(rewards)
     at, _ = algorithm.renoised(_batch(boundaries, [p[0] for p in prompts], table[:, 0]))
     asked = algorithm.family.encode_prompts([prompt for several in prompts for prompt in several])
-    by_set = Conditioning(*(t.unflatten(0, (len(scenes), _PROMPTS_LEARNT)) for t in (asked.tokens, asked.pooled)))
+    by_set = Conditioning(*(t.unflatten(0, (len(chosen), _PROMPTS_LEARNT)) for t in (asked.tokens, asked.pooled)))
     rewards_on_device = table.to(algorithm.family.device)
     several = replace(at, cond=by_set.repeat_interleave(GROUP_SIZE))
     return algorithm.surrogate.step(several, rewards=rewards_on_device, advantages=rewards_on_device)
 
 
 def _pictures(rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Twelve rows of a scene, all of one group or four of each, and the columns of the prompts they were made for."""
+    """Twelve rows of three groups, all of one or four of each, and the columns of the prompts they were made for."""
     if rng.random() < _MIXED_SHARE:
         four = GROUP_SIZE // _OWN_PROMPTS
         picked = [rng.permutation(GROUP_SIZE)[:four] + group * GROUP_SIZE for group in range(_OWN_PROMPTS)]
