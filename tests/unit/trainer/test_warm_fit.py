@@ -19,7 +19,7 @@ from trainer.worlds.shapes.weights_folder import WEIGHTS
 
 
 def blue_where_asked(pictures: Sequence[np.ndarray], prompts: Sequence[PromptSpec]) -> list[float]:
-    """Blue is right for half of the prompts, wrong for the others; one picture is asked for all its prompts in a row."""
+    """Blue is right for half of the prompts, wrong for the rest; one picture is asked for all its prompts in a row."""
     asked = len(prompts) // len({id(picture) for picture in pictures})
     assert all(pictures[i] is pictures[i - i % asked] for i in range(len(pictures)))
     signs = [1 if len(spec.prompt) % 2 else -1 for spec in prompts]
