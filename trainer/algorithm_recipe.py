@@ -94,7 +94,7 @@ class SurrogateSettings(RecipeSection):
     """The surrogate: a differentiable stand-in for the oracles."""
 
     form: SurrogateForm = "value_contrast"
-    """(E9) on the velocity, (E12a) contrast on a scalar head, or (E12b) regression on a scalar head."""
+    """(E9) on the velocity, (E12a) contrast on a scalar value, or (E12b) regression of one."""
     optimizer: AdamSettings = AdamSettings(learning_rate=2e-4, betas=(0.9, 0.999))
     """Its optimiser."""
     updates_per_iteration: int = Field(default=2, ge=0, le=1000)

@@ -12,9 +12,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from rewardmesh.kit.probe import Unusable
-from rewardmesh.wire.messages import OracleInfo
+from rewardmesh.wire.messages import OracleInfo, Scored
 
-__all__ = ["MAX_BATCH_TRIED", "OUR_PROTOCOL", "WHOLE_DEADLINES", "Checking", "ConformanceReport", "Finding", "Judged"]
+__all__ = [
+    "MAX_BATCH_TRIED",
+    "OUR_PROTOCOL",
+    "WHOLE_DEADLINES",
+    "Checking",
+    "ConformanceReport",
+    "Finding",
+    "Judged",
+    "asked_twice",
+]
 
 WHOLE_DEADLINES: Final = 10
 MAX_BATCH_TRIED: Final = 1024
@@ -114,3 +123,12 @@ class Checking:
             self.late.append(said)
             return []
         return [said]
+
+
+def asked_twice(first: object, second: object) -> Judged:
+    """What two results of one picture say of the oracle: to vary is allowed, and worth a warning."""
+    if not (isinstance(first, Scored) and isinstance(second, Scored)):
+        return True, "no two rewards to compare"
+    if first.reward == second.reward:
+        return True, f"the same picture twice: {first.reward:g}"
+    return True, f"warning: the same picture got {first.reward:g} and {second.reward:g}"

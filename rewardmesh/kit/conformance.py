@@ -23,6 +23,7 @@ from rewardmesh.kit.checking import (
     ConformanceReport,
     Finding,
     Judged,
+    asked_twice,
 )
 from rewardmesh.kit.known_pictures import encoded, gradient, grey, noise
 from rewardmesh.kit.oracle import Result
@@ -201,11 +202,7 @@ class _Checking(Checking):
     async def _determinism(self) -> Judged:
         picture = encoded(noise(48), self._kinds[0])
         first, second = [(await self._ask([picture]))[0] for _ in range(2)]
-        if not (isinstance(first, Scored) and isinstance(second, Scored)):
-            return True, "no two rewards to compare"
-        if first.reward == second.reward:
-            return True, f"the same picture twice: {first.reward:g}"
-        return True, f"warning: the same picture got {first.reward:g} and {second.reward:g}"
+        return asked_twice(first, second)
 
 
 def _is_fault(result: Result | None) -> bool:

@@ -16,7 +16,7 @@ import httpx
 from rewardmesh.dialects import open_dialect
 from rewardmesh.dialects.dialect import Asked, Dialect
 from rewardmesh.dialects.failures import CallerRefused
-from rewardmesh.kit.checking import MAX_BATCH_TRIED, WHOLE_DEADLINES, Checking, ConformanceReport, Judged
+from rewardmesh.kit.checking import MAX_BATCH_TRIED, WHOLE_DEADLINES, Checking, ConformanceReport, Judged, asked_twice
 from rewardmesh.kit.conformance import check_conformance
 from rewardmesh.kit.known_pictures import encoded, gradient, grey, noise
 from rewardmesh.kit.oracle import Result
@@ -110,11 +110,7 @@ class _Checking(Checking):
     async def _determinism(self) -> Judged:
         picture = encoded(noise(48), PNG)
         first, second = [(await self._ask([picture]))[0] for _ in range(2)]
-        if not (isinstance(first, Scored) and isinstance(second, Scored)):
-            return True, "no two rewards to compare"
-        if first.reward == second.reward:
-            return True, f"the same picture twice: {first.reward:g}"
-        return True, f"warning: the same picture got {first.reward:g} and {second.reward:g}"
+        return asked_twice(first, second)
 
     async def _ask(self, pictures: Sequence[Picture]) -> list[Result | None]:
         """The sound results in order; what is wrong with others is noted. Raises: Unusable if there is no answer."""
