@@ -24,6 +24,10 @@
     │   ├── TokenRefused             no token, an unknown one, an expired one, a revoked one
     │   ├── ScopeMissing             the token is good, but not for this
     │   └── RateExceeded             (retryable) it asked more often than it may
+    ├── PreferenceError          what a rater asked of the preference queue
+    │   ├── LeaseLost                the lease expired, or is another's
+    │   ├── ChoiceRefused            not a choice here, or another one was made already
+    │   └── NothingToUndo            no choice to take back, or a reward has used it
     ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
     ├── GatewayUnavailable       (retryable) the gateway does not answer
     └── OracleError              the service that turns pictures into rewards
@@ -47,7 +51,10 @@ __all__ = [
     "BufferUnavailable",
     "CheckpointCorrupt",
     "ChecksMissing",
+    "ChoiceRefused",
     "GatewayUnavailable",
+    "LeaseLost",
+    "NothingToUndo",
     "OracleError",
     "OracleRejected",
     "OracleTimeout",
@@ -55,6 +62,7 @@ __all__ = [
     "PictureGone",
     "PictureRejected",
     "PortInUse",
+    "PreferenceError",
     "ProtocolError",
     "RateExceeded",
     "RecipeError",
@@ -177,6 +185,22 @@ class RateExceeded(AccessError):
 
     retryable = True
     retry_after_s: int = 1
+
+
+class PreferenceError(RewardmeshError):
+    """A rater asked for something that the preference queue cannot do."""
+
+
+class LeaseLost(PreferenceError):
+    """The lease expired, was given back, or is another rater's."""
+
+
+class ChoiceRefused(PreferenceError):
+    """The comparison has no such choice, or another choice was made under its lease."""
+
+
+class NothingToUndo(PreferenceError):
+    """The rater has made no choice, or a reward has used the last one."""
 
 
 class RegistrationRefused(RewardmeshError):
