@@ -27,7 +27,8 @@
     ├── PreferenceError          what a rater asked of the preference queue
     │   ├── LeaseLost                the lease expired, or is another's
     │   ├── ChoiceRefused            not a choice here, or another one was made already
-    │   └── NothingToUndo            no choice to take back, or a reward has used it
+    │   ├── NothingToUndo            no choice to take back, or a reward has used it
+    │   └── UnknownRater             nobody of that id has joined
     ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
     ├── GatewayUnavailable       (retryable) the gateway does not answer
     └── OracleError              the service that turns pictures into rewards
@@ -75,6 +76,7 @@ __all__ = [
     "UnknownGroup",
     "UnknownLetter",
     "UnknownOracle",
+    "UnknownRater",
     "UnknownRun",
     "WeightsMissing",
 ]
@@ -201,6 +203,10 @@ class ChoiceRefused(PreferenceError):
 
 class NothingToUndo(PreferenceError):
     """The rater has made no choice, or a reward has used the last one."""
+
+
+class UnknownRater(PreferenceError):
+    """Nobody of that id has joined the queue."""
 
 
 class RegistrationRefused(RewardmeshError):
