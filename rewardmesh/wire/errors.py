@@ -28,7 +28,8 @@
     ├── PreferenceError          what a rater asked of the preference queue
     │   ├── LeaseLost                the lease expired, or is another's
     │   ├── ChoiceRefused            not a choice here, or another one was made already
-    │   └── NothingToUndo            no choice to take back, or a reward has used it
+    │   ├── NothingToUndo            no choice to take back, or a reward has used it
+    │   └── UnknownRater             nobody of that id has joined
     ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
     ├── GatewayUnavailable       (retryable) the gateway does not answer
     └── OracleError              the service that turns pictures into rewards
@@ -77,6 +78,7 @@ __all__ = [
     "UnknownGroup",
     "UnknownLetter",
     "UnknownOracle",
+    "UnknownRater",
     "UnknownRun",
     "WeightsMissing",
 ]
@@ -207,6 +209,10 @@ class ChoiceRefused(PreferenceError):
 
 class NothingToUndo(PreferenceError):
     """The rater has made no choice, or a reward has used the last one."""
+
+
+class UnknownRater(PreferenceError):
+    """Nobody of that id has joined the queue."""
 
 
 class RegistrationRefused(RewardmeshError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 from pydantic import Field
@@ -22,6 +23,7 @@ __all__ = [
     "QueueSettings",
     "Rater",
     "Saved",
+    "digest_of",
 ]
 
 #: What a rater may say. Pairs: the first five; single pictures: like, dislike, skip.
@@ -29,6 +31,11 @@ Choice = Literal["left", "right", "tie", "both_bad", "skip", "like", "dislike"]
 
 #: A question earns a reward. Gold has a known answer, a repeat was answered before by the same rater: both measure.
 ComparisonKind = Literal["question", "gold", "repeat"]
+
+
+def digest_of(picture: bytes) -> str:
+    """The name of a picture's bytes: 64 hexadecimal digits."""
+    return hashlib.sha256(picture).hexdigest()
 
 
 class QueueSettings(Message):
@@ -51,7 +58,7 @@ class QueueSettings(Message):
 
 
 class GroupPicture(Message):
-    """One sample of a group, as it was accepted. `digest` names its bytes in the queue."""
+    """One sample of a group, as it was accepted. `digest` names its bytes in the queue: `digest_of` them."""
 
     sample: Sample
     digest: str
@@ -133,7 +140,7 @@ class Answer(Message):
     preferred: Literal["first", "second", "tie", "both_bad", "skip", "like", "dislike"]
     at: Number
     look_s: Number
-    counts: bool = True  # False: of a rater who was paused, kept apart
+    counts: bool = True  # for a reward. False: of a paused rater, kept apart; and gold and repeats always
 
 
 class Rater(Message):
