@@ -46,7 +46,8 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                headers.setdefault("Cache-Control", "no-store")
+                is_static = _path(scope).startswith("/static/")  # asked for again, sent again if it is another one
+                headers.setdefault("Cache-Control", "no-cache" if is_static else "no-store")
             await send(message)
 
         if not _path(scope).startswith("/oracle/") and scope["method"] not in {"GET", "HEAD"}:

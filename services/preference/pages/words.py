@@ -36,6 +36,10 @@ WORDS: Final[dict[str, Words]] = {
         "It was before you for a while without a choice. Nothing is lost: there is another one for you.",
         again=True,
     ),
+    "offline": Words(
+        "The network is gone",
+        "This page tries again by itself. What you chose is kept here until it is saved; please leave the page open.",
+    ),
     "signed_out": Words(
         "Your invite does not hold any more", "Open your link again, or ask whoever invited you for another."
     ),
