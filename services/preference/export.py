@@ -114,7 +114,8 @@ async def _rows(queue: PreferenceQueue, *, pictures: bool) -> AsyncIterator[Row]
     per_prompt: Counter[str] = Counter()
     async for group in _settled(queue):
         per_prompt[group.prompt] += len(await queue.answers(group.key))
-    raters = await _numbers(queue)
+    # The same numbers in every export, for nobody is forgotten; and they tell nothing of who it is.
+    raters = {rater.rater_id: number for number, rater in enumerate(await queue.raters(), start=1)}
     num_rows = 0
     async for group in _settled(queue):
         if group.prompt not in per_prompt:
@@ -142,12 +143,6 @@ async def _settled(queue: PreferenceQueue) -> AsyncIterator[Group]:
         for group in groups:
             yield group
         after = groups[-1].key
-
-
-async def _numbers(queue: PreferenceQueue) -> dict[str, int]:
-    """A number for each rater, in the order they joined: the same in every export, and telling nothing of them."""
-    raters = sorted(await queue.raters(), key=lambda rater: (rater.joined, rater.rater_id))
-    return {rater.rater_id: number for number, rater in enumerate(raters, start=1)}
 
 
 def _row(group: Group, answer: Answer) -> Row:
