@@ -43,7 +43,7 @@ class QueueSettings(Message):
 
     mode: Literal["pairs", "singles"] = "pairs"
     pairing: Literal["close", "uniform"] = "close"  # close in the surrogate's opinion (the request's hint)
-    comparisons_per_group: Count = Field(default=12, ge=1)
+    comparisons_per_group: Count = Field(default=12, ge=1)  # of pairs; or as many as connect its pictures, if more
     raters_per_comparison: Count = Field(default=1, ge=1, le=25)  # k distinct raters
     lease_s: Number = Field(default=90.0, gt=0)
     deadline_s: Number = Field(default=86_400.0, gt=0)  # of a group; then it is settled on what there is
