@@ -86,11 +86,13 @@ async def export(queue: PreferenceQueue, form: Form, *, pictures: bool = True) -
 
 async def _lines(rows: AsyncIterator[Row]) -> AsyncIterator[bytes]:
     async for row in rows:
-        said = {
-            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in row.items()
-        }
-        created: datetime = said["created_at"]
-        yield dump_json({**said, "created_at": created.isoformat()}).encode() + b"\n"
+        yield dump_json({name: _in_json(value) for name, value in row.items()}).encode() + b"\n"
+
+
+def _in_json(value: object) -> object:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 async def _parquet(rows: AsyncIterator[Row], schema: pa.Schema) -> AsyncIterator[bytes]:
