@@ -86,11 +86,13 @@ async def export(queue: PreferenceQueue, form: Form, *, pictures: bool = True) -
 
 async def _lines(rows: AsyncIterator[Row]) -> AsyncIterator[bytes]:
     async for row in rows:
-        said = {
-            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in row.items()
-        }
-        created: datetime = said["created_at"]
-        yield dump_json({**said, "created_at": created.isoformat()}).encode() + b"\n"
+        yield dump_json({name: _in_json(value) for name, value in row.items()}).encode() + b"\n"
+
+
+def _in_json(value: object) -> object:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 async def _parquet(rows: AsyncIterator[Row], schema: pa.Schema) -> AsyncIterator[bytes]:
@@ -114,7 +116,8 @@ async def _rows(queue: PreferenceQueue, *, pictures: bool) -> AsyncIterator[Row]
     per_prompt: Counter[str] = Counter()
     async for group in _settled(queue):
         per_prompt[group.prompt] += len(await queue.answers(group.key))
-    raters = await _numbers(queue)
+    # The same numbers in every export, for nobody is forgotten; and they tell nothing of who it is.
+    raters = {rater.rater_id: number for number, rater in enumerate(await queue.raters(), start=1)}
     num_rows = 0
     async for group in _settled(queue):
         if group.prompt not in per_prompt:
@@ -142,12 +145,6 @@ async def _settled(queue: PreferenceQueue) -> AsyncIterator[Group]:
         for group in groups:
             yield group
         after = groups[-1].key
-
-
-async def _numbers(queue: PreferenceQueue) -> dict[str, int]:
-    """A number for each rater, in the order they joined: the same in every export, and telling nothing of them."""
-    raters = sorted(await queue.raters(), key=lambda rater: (rater.joined, rater.rater_id))
-    return {rater.rater_id: number for number, rater in enumerate(raters, start=1)}
 
 
 def _row(group: Group, answer: Answer) -> Row:

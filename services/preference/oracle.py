@@ -1,9 +1,9 @@
 """People as an oracle of the protocol: takes whole groups over into the queue, and answers later.
 
-Guarantee: a group that was answered `deferred` is on the server, with its pictures, before the answer leaves. Idempotent
-by run and group: asked again, it says the same and keeps nothing twice. A full queue fails the whole group as
-`overloaded`, to be asked again; a buffer that is away as `oracle_error`, to be asked again too. The conformance check's
-known pictures are answered like any others, and never shown to anybody.
+Guarantee: a group that was answered `deferred` is on the server, with its pictures, before the answer leaves.
+Idempotent by run and group: asked again, it says the same and keeps nothing twice. A full queue fails the whole group
+as `overloaded`, a buffer that is away as `oracle_error`, both to be asked again. The conformance check's known pictures
+are answered like any others, and never shown to anybody.
 
 `score` runs in the app's scoring thread, the queue in the app's loop; the answers themselves are `settling`'s.
 """
