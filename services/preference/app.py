@@ -10,6 +10,7 @@ Nothing is kept here but connections: any number of replicas answers alike, and 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -17,13 +18,15 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from rewardmesh import __version__
+from rewardmesh.kit.app import build_app
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.messages import Message
 from services.preference import api
 from services.preference.context import Preference
 from services.preference.faults import answer_faults
 from services.preference.guard import Guard
-from services.preference.pages import rater
+from services.preference.oracle import PreferenceOracle
+from services.preference.pages import operator, rater
 from services.preference.pages.rendering import STATIC
 from services.preference.redis_queue import RedisQueue
 from services.preference.settings import PreferenceSettings
@@ -56,22 +59,26 @@ def build_preference_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with opened or open_preference(settings) as preference:
             app.state.preference = preference
-            yield
+            oracle = _oracle_app(preference)
+            app.mount("/oracle", oracle)
+            async with oracle.router.lifespan_context(oracle):
+                yield
 
-    app = FastAPI(
-        title="rewardmesh preference",
-        version=__version__,
-        lifespan=lifespan,
-        root_path=settings.base_path,
-        openapi_url=None,
-    )
-    for part in (api, rater):
+    app = FastAPI(title="rewardmesh preference", version=__version__, lifespan=lifespan, openapi_url=None)
+    for part in (api, rater, operator):
         app.include_router(part.router)
     app.add_api_route("/health", health)
     app.mount("/static", StaticFiles(directory=STATIC))
     answer_faults(app)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, base_path=settings.base_path)
     return app
+
+
+def _oracle_app(preference: Preference) -> FastAPI:
+    """The protocol's side; its scoring thread waits for coroutines of this loop."""
+    token = preference.settings.oracle_token
+    oracle = PreferenceOracle(preference.queue, loop=asyncio.get_running_loop())
+    return build_app(oracle, token=None if token is None else token.get_secret_value())
 
 
 async def health() -> Health:

@@ -31,26 +31,32 @@ HEADERS: Final = {
 
 
 class Guard:
-    """Bounds bodies (what the oracle's own app takes has its own bounds) and adds the headers."""
+    """Bounds bodies (what the oracle's own app takes has its own bounds) and adds the headers.
 
-    def __init__(self, app: ASGIApp) -> None:
+    A server or proxy that hands paths on with their prefix and does not say so is made up for here.
+    """
+
+    def __init__(self, app: ASGIApp, *, base_path: str) -> None:
         self._app = app
+        self._base_path = base_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["root_path"] = scope.get("root_path") or self._base_path
+        path = str(scope["path"]).removeprefix(scope["root_path"])
+        keep = "no-cache" if path.startswith("/static/") else "no-store"  # asked about again; not kept
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                is_static = _path(scope).startswith("/static/")  # asked for again, sent again if it is another one
-                headers.setdefault("Cache-Control", "no-cache" if is_static else "no-store")
+                headers.setdefault("Cache-Control", keep)
             await send(message)
 
-        if not _path(scope).startswith("/oracle/") and scope["method"] not in {"GET", "HEAD"}:
+        if not path.startswith("/oracle/") and scope["method"] not in {"GET", "HEAD"}:
             length = Headers(scope=scope).get("content-length", "")
             if not length.isdigit() or int(length) > MAX_BODY_BYTES:
                 status = 413 if length.isdigit() else 411
@@ -73,7 +79,3 @@ async def own_site(request: Request) -> None:
         return
     raise AccessError("this was sent by another site", (origin or "")[:100], "open the page itself, and send it there")
 
-
-def _path(scope: Scope) -> str:
-    """The path below where the app is mounted."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))

@@ -25,7 +25,18 @@ from services.preference.context import Preference, preference_of
 from services.preference.invites import Invite
 from services.preference.model import Rater
 
-__all__ = ["Asking", "Operator", "OperatorSession", "RaterSession", "admit", "end", "keep_name", "set_cookie"]
+__all__ = [
+    "OPERATOR_S",
+    "Asking",
+    "Operator",
+    "OperatorSession",
+    "RaterSession",
+    "admit",
+    "end",
+    "keep_name",
+    "operator_of",
+    "set_cookie",
+]
 
 RATER_S: Final = 30 * 86_400
 OPERATOR_S: Final = 12 * 3_600
