@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := install
-.PHONY: check clean demo format install lint lock test types
+.PHONY: browser check clean demo format install lint lock test types
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,8 +45,17 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(VENV)/.uv
 demo: install
 	@$(BIN)/rewardmesh demo $(ARGS)
 
-test: install
+test: install browser
 	@$(BIN)/python -m pytest $(ARGS)
+
+# tests/browser needs Chromium. Debian's is installed where we may; elsewhere it is said what is missing.
+browser:
+	@for name in chromium chromium-browser google-chrome; do if command -v $$name >/dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing chromium, for tests/browser"; \
+		if { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null; then exit 0; fi; \
+	fi; \
+	echo "tests/browser needs Chromium on PATH. On Debian and Ubuntu: apt-get install chromium (REWARDMESH_NO_BROWSER=1 goes on without)" >&2
 
 lint: install
 	@$(BIN)/ruff check .

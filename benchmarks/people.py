@@ -209,7 +209,11 @@ def draw_picture(rng: np.random.Generator, side: int = 48) -> Picture:
     picture = np.full((side, side, 3), rng.integers(200, 250), np.uint8)
     rows, columns = np.mgrid[:side, :side]
     for _ in range(int(rng.integers(2, 5))):
-        row, column, size = rng.uniform(0.15, 0.85) * side, rng.uniform(0.15, 0.85) * side, rng.uniform(0.1, 0.22) * side
+        row, column, size = (
+            rng.uniform(0.15, 0.85) * side,
+            rng.uniform(0.15, 0.85) * side,
+            rng.uniform(0.1, 0.22) * side,
+        )
         away = np.stack([np.abs(rows - row), np.abs(columns - column)])
         inside = (away.max(0) if rng.random() < 0.5 else np.hypot(*away)) < size
         picture[inside] = _COLOURS[rng.integers(len(_COLOURS))]

@@ -1,6 +1,6 @@
 """The preference service in a process of its own, that may be killed: one app for each of several settings.
 
-    python -m benchmarks.people_app PORT < settings.json     a list; each answers below its own base_path
+python -m benchmarks.people_app PORT < settings.json     a list; each answers below its own base_path
 """
 
 from __future__ import annotations

@@ -123,11 +123,11 @@ async def test_nothing_counts_before_both_pictures_were_looked_at(pairs: World) 
 
 async def test_undo_and_what_a_reward_has_used(pairs: World) -> None:
     async with pairs.rater() as page:
-        first = await page.locator(".frame img").first.get_attribute("src")
+        first = await source(page)
         await page.keyboard.press("1")
         await page.keyboard.press("u")  # at once: the choice is saved, then taken back
         await page.get_by_text("Taken back").wait_for()
-        assert await page.locator(".frame img").first.get_attribute("src") == first, "the same pair, the same sides"
+        assert await source(page) == first, "the same pair, the same sides"
         assert await pairs.choices() == []
         await looked(page)
         await page.keyboard.press("2")
@@ -138,6 +138,12 @@ async def test_undo_and_what_a_reward_has_used(pairs: World) -> None:
         await page.get_by_role("button", name="Undo").first.click()
         await page.get_by_text("used already").wait_for()
         assert await pairs.choices() == ["right"]
+
+
+async def source(page: Page) -> str:
+    """Where the picture on the left comes from."""
+    found: str = await page.locator(".frame img").first.evaluate("(image) => image.src")
+    return found
 
 
 async def close(world: World, group_key: str) -> None:
@@ -166,12 +172,12 @@ async def test_two_raters_never_hold_one_lease(pairs: World) -> None:
 
 async def test_a_lease_lasts_as_long_as_somebody_is_there(short: World) -> None:
     async with short.rater() as page:
-        first = await page.locator(".frame img").first.get_attribute("src")
+        first = await source(page)
         for step in range(12):  # three seconds of a lease of two
             await page.mouse.move(100 + step, 100)
             await asyncio.sleep(0.25)
         assert "Yours for" in await page.inner_text("#lease")
-        assert await page.locator(".frame img").first.get_attribute("src") == first
+        assert await source(page) == first
         await page.get_by_text("This pair went to someone else").wait_for()  # nobody moves any more
         await picture_of(page, "expired")
         await page.keyboard.press("1")

@@ -163,7 +163,9 @@ async def test_a_picture_of_unsafe_type_is_not_shown(redis: Redis, data: bytes) 
     async with serve(redis) as here:
         group, pictures = group_of(2, until=FAR)
         group, pictures = _with(group, pictures, data)
-        await here.queue.accept(group, pictures, [Comparison(comparison_id="c", group_key=group.key, first=0, second=1)])
+        await here.queue.accept(
+            group, pictures, [Comparison(comparison_id="c", group_key=group.key, first=0, second=1)]
+        )
         async with here.browser(await here.invite()) as client:
             await client.get("/")
             unsafe = await client.get(f"/picture/{group.pictures[0].digest}")

@@ -65,7 +65,11 @@ async def test_what_it_shows(here: Here) -> None:
     await accept(here.queue, 3, until=FAR)
     pictures = [encode_picture(picture(shade), WEBP) for shade in (1, 2)]
     pair = GoldPair(
-        gold_id="g7", prompt="a gold prompt", first=digest_of(pictures[0]), second=digest_of(pictures[1]), preferred="second"
+        gold_id="g7",
+        prompt="a gold prompt",
+        first=digest_of(pictures[0]),
+        second=digest_of(pictures[1]),
+        preferred="second",
     )
     await here.queue.add_gold(pair, pictures)
     ada = await rater(here.queue, "ada")
@@ -77,7 +81,7 @@ async def test_what_it_shows(here: Here) -> None:
         assert "paused: below the rate" in page
         assert "&lt;b&gt;bea" in page, "escaped"
         assert "a gold prompt" in page
-        assert '<dd>2</dd>' in page.partition("comparisons waiting")[2][:40]
+        assert "<dd>2</dd>" in page.partition("comparisons waiting")[2][:40]
         seen = await client.get(f"/operator/picture/{shown.left}")  # type: ignore[union-attr]
         assert seen.headers["content-type"] == "image/webp"
         assert f"/operator/picture/{shown.left}" in page  # type: ignore[union-attr]

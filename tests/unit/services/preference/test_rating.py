@@ -27,7 +27,9 @@ def program(here: Here, link: str, name: str = "ada") -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=here.url, headers=headers, trust_env=False, timeout=30)
 
 
-def made(pair: dict[str, object], choice: str = "left", choice_id: str = "choice-00", look_s: float = 1) -> dict[str, object]:
+def made(
+    pair: dict[str, object], choice: str = "left", choice_id: str = "choice-00", look_s: float = 1
+) -> dict[str, object]:
     return {"lease_id": pair["lease_id"], "choice": choice, "choice_id": choice_id, "look_s": look_s}
 
 
@@ -116,7 +118,7 @@ async def test_prolific(here: Here) -> None:
             page = (await client.get("/")).text
             assert "C0DE" not in page, "before it is earned"
             answer = await client.post("/choose", data=form(page, "tie"))
-            assert f"<strong id=\"count\">{number + 1}</strong> of 2" in answer.text
+            assert f'<strong id="count">{number + 1}</strong> of 2' in answer.text
         assert "https://app.prolific.com/submissions/complete?cc=C0DE" in answer.text
         assert (await client.get("/api/me")).json()["completion_code"] == "C0DE"
     async with here.browser(link, prolific_pid="5f0") as client:
