@@ -232,7 +232,7 @@ async def accept_group(
     """Has the queue take over a group with pictures of its own, and questions as the oracle would ask."""
     drawn = [draw_picture(rng, side) for _ in range(num_pictures)]
     pictures = [encode_picture(picture, PNG) for picture in drawn]
-    ids = {"run_id": "run", "group_id": name, "policy_version": 0, "boundary_index": 4}
+    ids: dict[str, Any] = {"run_id": "run", "group_id": name, "policy_version": 0, "boundary_index": 4}
     samples = [
         Sample(**ids, sample_id=f"{name}-{index}", prompt=prompt, checks=Checks(tag="counting"))
         for index in range(num_pictures)

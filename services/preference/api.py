@@ -1,6 +1,6 @@
 """The JSON side, for the page's own module and for programs that rate as people do.
 
-    POST /api/lease   {"have": [lease ids]}                          a pair that is not among those, or why there is none
+    POST /api/lease   {"have": [lease ids]}                          a pair that is none of those, or why there is none
     POST /api/choice  {"lease_id", "choice", "choice_id", "look_s"}  keeps a choice; sent again, it changes nothing
     POST /api/renew   {"lease_id"}                                   the same pair, for longer
     POST /api/undo    {}                                             the pair of one's last choice again
@@ -8,8 +8,8 @@
     GET  /picture/DIGEST                                             a picture of a pair before one, as pairs name it
 
 Who asks is said by the page's cookie, or by `Authorization: Bearer INVITE` (what an invite's link ends with) together
-with `X-Rater: NAME`. `choice_id` is the sender's, new for each choice. A choice other than skip counts only after a look
-of `min_look_s` (GET /api/me says it). What cannot be done is answered
+with `X-Rater: NAME`. `choice_id` is the sender's, new for each choice. A choice other than skip counts only after a
+look of `min_look_s` (GET /api/me says it). What cannot be done is answered
 `{"error": {"kind", "what", "which", "what_to_do"}}`: 409 for a lease that is gone, a choice that was made already, or
 nothing to take back; 401 and 403 for who may not ask; 422 for what is none of the above; 503 to ask again later.
 """

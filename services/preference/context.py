@@ -1,4 +1,4 @@
-"""What all routes share: the queue, invites, tokens, audits, settings. One object a process, made when the app starts."""
+"""What all routes share: queue, invites, tokens, audits, settings. One object a process, made when the app starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Preference:
     @classmethod
     def on(cls, redis: Redis, queue: PreferenceQueue, settings: PreferenceSettings) -> Preference:
         """Around a queue; invites, tokens and audits are on the server. Refusals have a stream of their own: whoever
-        knocks with forged links must not push operators' changes out of theirs."""
+        knocks with forged links must not push operators' changes out of theirs.
+        """
         return cls(
             settings=settings,
             redis=redis,

@@ -1,4 +1,4 @@
-"""What every request passes, and what every answer carries: own site only, small bodies, a strict policy for browsers."""
+"""What every request passes and every answer carries: own site only, small bodies, a strict policy for browsers."""
 
 from __future__ import annotations
 

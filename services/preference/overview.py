@@ -1,4 +1,7 @@
-"""What the operator's page shows, read and not kept: what waits, how fast it goes, how far people agree, who they are."""
+"""What the operator's page shows, read and not kept: what waits, how fast it goes, how far raters agree.
+
+Agreement, sides and gold are those of the latest choices, not of all.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ async def me(preference: Preference, asking: Asking) -> Me:
 async def picture(preference: Preference, asking: Asking, digest: str) -> tuple[bytes, str]:
     """A picture that the rater has before them, and its media type.
 
-    Raises: LeaseLost if no lease of theirs shows it, PictureGone, PictureRejected for bytes that no browser should open.
+    Raises: LeaseLost if no lease of theirs shows it, PictureGone, PictureRejected for what no browser should open.
     """
     held = await preference.queue.held(asking.rater.rater_id)
     if not any(digest in {one.left, one.right} for one in held):

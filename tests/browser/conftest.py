@@ -1,8 +1,8 @@
 """A real browser before the real service: Debian's Chromium, headless; the app in a process of its own; a real buffer.
 
-Three apps: pairs, pairs whose leases last two seconds, single pictures. Every page is listened to: a fault of its script or
-a violation of its policy fails the test that opened it. Without a browser these tests fail and say what is missing;
-REWARDMESH_NO_BROWSER=1 skips them instead.
+Three apps: pairs, pairs whose leases last two seconds, single pictures. Every page is listened to: a fault of its
+script or a violation of its policy fails the test that opened it. Without a browser these tests fail and say what is
+missing; REWARDMESH_NO_BROWSER=1 skips them instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Choosing in the browser: by key, by button, once; undoing; what happens when the lease, the network or the server goes."""
+"""Choosing in the browser: by key, by button, once; undoing; when the lease, the network or the server is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the pages look and whom they shut out: narrow, zoomed, light and dark, by axe's rules, without a script, by policy.
+"""How the pages look and whom they shut out: narrow, zoomed, light, dark, by axe's rules, without a script.
 
 Screenshots of every state are kept in `tests/browser/screenshots`.
 """
@@ -49,7 +49,7 @@ async def reachable(page: Page) -> None:
             box = await button.bounding_box()
             assert box is not None
             width, height = await page.evaluate("[innerWidth, innerHeight]")
-            assert 0 <= box["x"] and box["x"] + box["width"] <= width + 1, await button.inner_text()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width + 1, await button.inner_text()
             assert box["height"] >= 24 and box["width"] >= 24
             assert box["y"] < height and box["y"] + box["height"] > 0
 

@@ -1,7 +1,7 @@
 """The raters' pages: joining by an invite's link, the pair before one, choosing and undoing as plain forms.
 
-Every form is safe to send twice: a choice carries the id that it is kept under, and a lease that is gone is refused. The
-page that answers a form is fetched anew (303), so that going back or reloading never sends one.
+Every form is safe to send twice: a choice carries the id that it is kept under, and a lease that is gone is refused.
+The page that answers a form is fetched anew (303), so that going back or reloading never sends one.
 """
 
 from __future__ import annotations
@@ -36,16 +36,15 @@ async def show_invite(request: Request, link: str, prolific_pid: ProlificId = ""
     """What the work is, and a button to begin: looking at a link, as mail programs do, lets nobody in."""
     preference = preference_of(request)
     invite = await preference.invites.check(link)
-    settings = preference.queue.settings
-    shown = {"link": link, "prolific_pid": prolific_pid, "invite": invite, "mode": settings.mode}
-    return page(request, "join.html", **shown)
+    mode = preference.queue.settings.mode
+    return page(request, "join.html", link=link, prolific_pid=prolific_pid, invite=invite, mode=mode)
 
 
 @router.post("/join/{link}")
 async def join(
     request: Request, link: str, prolific_pid: Annotated[str, Form(max_length=64, pattern=r"^[A-Za-z0-9]*$")] = ""
 ) -> Response:
-    """Lets the rater in. Who comes again by the same link in the same browser, or by the same Prolific id, is the same."""
+    """Lets the rater in. Who comes again in the same browser, or by the same Prolific id, is the same rater."""
     preference = preference_of(request)
     invite = await preference.invites.check(link)
     name = prolific_pid or keep_name(request, invite)

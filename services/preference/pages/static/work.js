@@ -43,6 +43,7 @@ function show() {
   if (!desk.reachable) say(desk.outbox.length ? `${OFFLINE} Your choice is kept here and sent once it is back.` : OFFLINE);
   else if (status.textContent.startsWith(OFFLINE)) say('The network is back.');
   else if (reason === 'empty') say('Looking again from time to time.');
+  if (!pair) $('#lease').textContent = '';
   if (pair !== painted) begin(pair);
   if (pair?.ready && seenFrom === undefined) paint(pair);
   for (const image of pair?.images ?? []) image.classList.toggle('small', image.naturalWidth <= SMALL);
