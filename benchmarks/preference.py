@@ -2,16 +2,17 @@
 
     python -m benchmarks.preference [--minutes 5] [--raters 50] [--waiting 100000] [--json FILE]
 
-Everything is real: raters by program over HTTP, one more in Chromium before the page itself, the service in a process of
-its own, a buffer that writes every choice to disk before it answers (`appendfsync always`). The next pair is timed in
-the browser, from the key to the pictures painted, while the others work. Then: as fast as it goes; kill -9 of service and
-buffer in full work; the memory of comparisons that wait. All of it shares this machine's cores.
+Everything is real: raters by program over HTTP, one more in Chromium before the page itself, the service in a process
+of its own, a buffer that writes every choice to disk before it answers (`appendfsync always`). The next pair is timed
+in the browser, from the key to the pictures painted, while the others work. Then: as fast as it goes; kill -9 of
+service and buffer in full work; the memory of comparisons that wait. All of it shares this machine's cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,14 +21,13 @@ from typing import Final
 
 import numpy as np
 from playwright.async_api import async_playwright
-from scipy.stats import binomtest
 
 from benchmarks.people import Place, accept_group
 from benchmarks.rating import Tally, answers_of, rate
 from benchmarks.record import Figure, parser, report
 from services.preference.model import Answer, QueueSettings
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "interval", "measure"]
 
 PACE_S: Final = 3.0  # between two choices of one rater: quick for a person
 SATURATION_S: Final = 20.0
@@ -85,10 +85,11 @@ async def measure(*, minutes: float, num_raters: int, num_waiting: int) -> Measu
 async def _fill(place: Place, num_groups: int) -> list[str]:
     rng = np.random.default_rng(0)
     async with place.opened() as preference:
-        made = [
-            await accept_group(preference.queue, f"g{n}", rng=rng, num_pictures=_PICTURES) for n in range(num_groups)
+        groups = [
+            await accept_group(preference.queue, f"g{number}", rng=rng, num_pictures=_PICTURES)
+            for number in range(num_groups)
         ]
-    return [group.key for group in made]
+    return [group.key for group in groups]
 
 
 async def _in_browser(place: Place, seconds: float) -> list[float]:
@@ -130,12 +131,19 @@ def _percentile(values: Sequence[float], percent: float) -> float:
     return float(np.percentile(values, percent))
 
 
+def interval(hits: int, of: int, *, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    share, spread = hits / of, z * z / of
+    middle, half = share + spread / 2, z * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+
+
 def figures_of(seen: Measured) -> tuple[list[Figure], dict[str, object]]:
     """The table's rows, and what others look up by name."""
     per_s = len(seen.saturated.kept) / SATURATION_S
     first_left = sum(not answer.swapped for answer in seen.answers)
-    interval = binomtest(first_left, len(seen.answers)).proportion_ci(0.95)
-    note = f"95 % interval {interval.low:.3f} – {interval.high:.3f} of {len(seen.answers)} choices"
+    low, high = interval(first_left, len(seen.answers))
+    note = f"95 % interval {low:.3f} – {high:.3f} of {len(seen.answers)} choices"
     figures = [
         Figure(f"{what}, {name}", "ms", [_percentile(values, percent)], note=f"{len(values)} values")
         for what, values in (
@@ -165,7 +173,7 @@ def figures_of(seen: Measured) -> tuple[list[Figure], dict[str, object]]:
         "choices_per_s": per_s,
         "lost": seen.lost,
         "recovery_s": seen.recovery_s,
-        "left_share": {"share": first_left / len(seen.answers), "low": interval.low, "high": interval.high},
+        "left_share": {"share": first_left / len(seen.answers), "low": low, "high": high},
         "bytes_per_waiting_comparison": seen.bytes_each,
     }
     return figures, keys

@@ -42,8 +42,10 @@ class Tally:
 
 
 async def rate(place: Place, *, num_raters: int, seconds: float, pace_s: float, look_s: float = 1.0) -> Tally:
-    """So many raters, for so long. They begin spread over one pace, and each makes a choice a pace, or as fast as it
-    goes where that is 0. Raises httpx.HTTPStatusError if any call is refused."""
+    """So many raters, for so long, each a choice a pace, or as fast as it goes where that is 0.
+
+    Raises: httpx.HTTPStatusError if any call is refused.
+    """
     link = await place.invite(max_raters=num_raters)
     tally = Tally()
     until = time.monotonic() + seconds
