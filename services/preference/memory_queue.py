@@ -139,12 +139,10 @@ class MemoryQueue:
 
     async def undo(self, *, rater_id: str) -> Presentation:
         made = next((one for one in reversed(self._swept().made[rater_id]) if not one.undone), None)
-        if made is None or not self._can_be_undone(made.lease.asked):
+        if made is None or (answer := self._undoable(made)) is None:
             raise nothing_to_undo(rater_id)
-        answers = self._state.answers_of(made.lease.asked.key)
-        answer = next(one for one in answers if (one.rater_id, one.choice_id) == (rater_id, made.choice_id))
         self._count(answer, -1)
-        answers.remove(answer)
+        self._state.answers_of(answer.group_key).remove(answer)
         made.undone = True
         return self._give(replace(made.lease.asked, counts=answer.counts), rater_id, swapped=answer.swapped)
 
@@ -278,12 +276,13 @@ class MemoryQueue:
         if answer.kind == "gold":
             self._judge(answer.rater_id)
 
-    def _can_be_undone(self, asked: Asked) -> bool:
-        """Not once a reward has used it; gold and repeats are used by none."""
-        if asked.kind == "gold":
-            return True
+    def _undoable(self, made: Made) -> Answer | None:
+        """The answer, unless it is gone or a reward has used it; gold and repeats are used by none."""
+        asked, mine = made.lease.asked, (made.lease.shown.rater_id, made.choice_id)
         kept = self._state.groups.get(asked.key)
-        return kept is not None and (asked.kind == "repeat" or kept.state == "open")
+        if asked.kind == "question" and (kept is None or kept.state != "open"):
+            return None
+        return next((one for one in self._state.answers_of(asked.key) if (one.rater_id, one.choice_id) == mine), None)
 
     def _count(self, answer: Answer, step: Literal[1, -1]) -> None:
         """Counts an answer that was kept, or one that is taken back."""
@@ -293,14 +292,10 @@ class MemoryQueue:
             right = answer.preferred == known[answer.comparison_id]
             change |= {"num_gold": step, "num_gold_right": step * right}
         if answer.kind == "repeat":
-            asked_before = ("question", rater.rater_id, answer.comparison_id)
-            before = [
-                one.preferred
-                for one in self._state.answers_of(answer.group_key)
-                if (one.kind, one.rater_id, one.comparison_id) == asked_before
-            ]
-            if before and "skip" not in (answer.preferred, *before):
-                change |= {"num_repeats": step, "num_repeats_same": step * (answer.preferred == before[0])}
+            before = self._state.answered(answer.rater_id, answer.group_key, answer.comparison_id)
+            if before is not None and "skip" not in (answer.preferred, before.preferred):
+                same = answer.preferred == before.preferred
+                change |= {"num_repeats": step, "num_repeats_same": step * same}
         counted = {name: getattr(rater, name) + by for name, by in change.items()}
         self._state.raters[rater.rater_id] = rater.model_copy(update=counted)
 

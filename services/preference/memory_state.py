@@ -130,6 +130,12 @@ class State:
             asked += [(one.kind, one.comparison_id) for one in answers if one.rater_id == rater_id]
         return (kind, comparison_id) in asked
 
+    def answered(self, rater_id: str, key: str, comparison_id: str) -> Answer | None:
+        """What the rater answered to a question, if it is still there."""
+        wanted = ("question", rater_id, comparison_id)
+        found = (one for one in self.answers_of(key) if (one.kind, one.rater_id, one.comparison_id) == wanted)
+        return next(found, None)
+
     def question_for(self, rater_id: str, now: float) -> Asked | None:
         """The first of the group that is due first, with a place left, that this rater has not met."""
         candidates = [
@@ -157,14 +163,13 @@ class State:
         return None
 
     def repeat_for(self, rater_id: str, pick: float) -> Asked | None:
-        """The first that can be repeated, from the one picked on: long enough ago, not yet repeated, not gone."""
+        """The first that can be repeated, from the one picked on: long enough ago, still standing, not repeated yet."""
         for one in _from(self.made[rater_id][:-REPEAT_AFTER], pick):
             asked = one.lease.asked
-            kept = self.groups.get(asked.key)
-            if asked.kind != "question" or one.undone or kept is None:
-                continue
-            if not self.has_met(rater_id, "repeat", asked.comparison.comparison_id):
-                return kept.asked(asked.comparison, kind="repeat", counts=False)
+            key, comparison_id = asked.key, asked.comparison.comparison_id
+            stands = asked.kind == "question" and not one.undone and self.answered(rater_id, key, comparison_id)
+            if stands and not self.has_met(rater_id, "repeat", comparison_id):
+                return self.groups[key].asked(asked.comparison, kind="repeat", counts=False)
         return None
 
 
