@@ -32,11 +32,12 @@ CompletionCode = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A
 
 
 class InviteRequest(Message):
-    """What an invite is to be. `completion_code` is Prolific's, shown to a rater who is done."""
+    """What an invite is to be. A rater is done after `num_choices`, and is shown `completion_code`, Prolific's."""
 
     label: Label = ""
     expires_s: Number = Field(default=7 * 86_400.0, gt=0, le=366 * 86_400)
     max_raters: Count = Field(default=1, ge=1, le=100_000)
+    num_choices: Count | None = Field(default=None, ge=1, le=1_000_000)
     completion_code: CompletionCode | None = None
 
 
@@ -48,6 +49,7 @@ class Invite(Message):
     created: Number
     expires: Number
     max_raters: Count
+    num_choices: Count | None = None
     completion_code: CompletionCode | None = None
     revoked: bool = False
 
@@ -69,6 +71,7 @@ class Invites:
             created=now,
             expires=now + wanted.expires_s,
             max_raters=wanted.max_raters,
+            num_choices=wanted.num_choices,
             completion_code=wanted.completion_code,
         )
         await self._put(invite)
