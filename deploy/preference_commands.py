@@ -18,6 +18,7 @@ from deploy.on_buffer import buffer_url, checked
 from rewardmesh.wire.errors import RewardmeshError
 
 if TYPE_CHECKING:
+    from rewardmesh.wire.codec import Picture
     from services.gateway.audit import Audit
     from services.preference.invites import Invite, Invites
     from services.preference.model import Rater
@@ -74,6 +75,7 @@ def invite_raters(
     label: Annotated[str, typer.Option(help="For whom it is; only you see it.")] = "",
     raters: Annotated[int, typer.Option(help="How many may come by it.")] = 1,
     days: Annotated[float, typer.Option(help="It ends after so many days.")] = 7.0,
+    choices: Annotated[int | None, typer.Option(help="A rater is done after so many; else whenever they like.")] = None,
     completion_code: Annotated[str | None, typer.Option(help="Prolific's, shown to who is done.")] = None,
     url: Annotated[
         str | None, typer.Option(help="Where raters reach the service, if not where the stack does.")
@@ -83,9 +85,8 @@ def invite_raters(
     from services.gateway.audit import OPERATOR
     from services.preference.invites import InviteRequest
 
-    wanted = checked(
-        InviteRequest, label=label, max_raters=raters, expires_s=days * 86_400, completion_code=completion_code
-    )
+    until_done = {"num_choices": choices, "completion_code": completion_code}
+    wanted = checked(InviteRequest, label=label, max_raters=raters, expires_s=days * 86_400, **until_done)
     made, link = _on_queue(lambda desk: desk.invites.create(wanted, actor=OPERATOR))
     typer.echo(f"invite {made.invite_id}, {_until(made)}, for {made.max_raters}", err=True)
     typer.echo(f"{url.rstrip('/') if url else _service_url()}/join/{link}")
@@ -229,7 +230,7 @@ def _set_paused(rater_id: str | None, *, paused: bool, why: str) -> None:
     typer.echo(f"{rater_id or 'the queue'} {'is paused' if paused else 'goes on'}")
 
 
-def _read_picture(file: Path) -> object:
+def _read_picture(file: Path) -> Picture:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 

@@ -140,9 +140,7 @@ async def get_me(request: Request, asking: Asking) -> MeHere:
     """How one is doing."""
     preference = preference_of(request)
     doing = await me(preference, asking)
-    return MeHere(
-        rater_id=asking.rater.rater_id, min_look_s=preference.queue.settings.min_look_s, **doing.model_dump()
-    )
+    return MeHere(rater_id=asking.rater.rater_id, min_look_s=preference.queue.settings.min_look_s, **doing.model_dump())
 
 
 @router.get("/picture/{digest}")

@@ -59,7 +59,9 @@ def answer_faults(app: FastAPI) -> None:
         if not isinstance(error, HTTPException):
             raise error
         what = HTTPStatus(error.status_code).phrase.lower()
-        answer = _answer(request, error.status_code, ProtocolError(what, request.url.path[:_SHOWN], "go back to the start"))
+        answer = _answer(
+            request, error.status_code, ProtocolError(what, request.url.path[:_SHOWN], "go back to the start")
+        )
         answer.headers.update(error.headers or {})
         return answer
 

@@ -78,4 +78,3 @@ async def own_site(request: Request) -> None:
     if site is None and (origin is None or urlsplit(origin).netloc == request.headers.get("host")):
         return
     raise AccessError("this was sent by another site", (origin or "")[:100], "open the page itself, and send it there")
-

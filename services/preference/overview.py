@@ -88,11 +88,13 @@ async def overview(preference: Preference) -> Overview:
 async def _gold(preference: Preference, latest: list[Answer]) -> list[GoldResult]:
     results = []
     for pair in await preference.queue.gold():
-        said = [one.preferred for one in latest if one.kind == "gold" and one.comparison_id == gold_comparison_id(pair.gold_id)]
+        said = [
+            one.preferred
+            for one in latest
+            if one.kind == "gold" and one.comparison_id == gold_comparison_id(pair.gold_id)
+        ]
         num_right = sum(preferred == pair.preferred for preferred in said)
-        results.append(
-            GoldResult(gold_id=pair.gold_id, prompt=pair.prompt, num_answers=len(said), num_right=num_right)
-        )
+        results.append(GoldResult(gold_id=pair.gold_id, prompt=pair.prompt, num_answers=len(said), num_right=num_right))
     return results
 
 

@@ -166,7 +166,9 @@ def _cookie(kind: type[RaterSession | OperatorSession]) -> str:
 
 
 def _signer(preference: Preference, kind: type[RaterSession | OperatorSession]) -> URLSafeSerializer:
-    return URLSafeSerializer(preference.settings.secret.get_secret_value(), salt=f"rewardmesh.preference.{_cookie(kind)}")
+    return URLSafeSerializer(
+        preference.settings.secret.get_secret_value(), salt=f"rewardmesh.preference.{_cookie(kind)}"
+    )
 
 
 def _session(request: Request, kind: type[Session]) -> Session | None:

@@ -56,9 +56,7 @@ async def join(
 
 
 @router.get("/")
-async def show_pair(
-    request: Request, asking: Asking, lease: Annotated[str, Query(max_length=200)] = ""
-) -> Response:
+async def show_pair(request: Request, asking: Asking, lease: Annotated[str, Query(max_length=200)] = "") -> Response:
     """The pair before the rater, that of a `lease` if they hold it, or why there is none."""
     preference = preference_of(request)
     shown = await next_pair(preference, asking, first=lease)
