@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
-from random import Random
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.errors import BufferFull, ChoiceRefused, LeaseLost, NothingToUndo, UnknownRater
-from services.preference.memory_queue import MemoryQueue
-from services.preference.model import Nothing, Presentation, QueueSettings, Rater
-from services.preference.queue import PreferenceQueue
-from services.preference.redis_queue import RedisQueue
-from tests.contract.conftest import SERVERS, Server
+from services.preference.model import Nothing, Presentation, Rater
 from tests.contract.preference import (
     DAY_S,
-    PLAIN,
     START,
     Clock,
     OpenQueue,
@@ -36,34 +27,6 @@ from tests.contract.preference import (
     why_not,
     work,
 )
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["memory", *SERVERS])
-async def open_queue(
-    request: pytest.FixtureRequest, servers: Callable[[str], Server], clock: Clock
-) -> AsyncIterator[OpenQueue]:
-    """Opens a fresh queue with the given settings; opened again, it is another view of the same one."""
-    rng, opened = Random(7), []
-    client, name = None if request.param == "memory" else await connect(servers(request.param).url), uuid4().hex
-
-    def open_one(**settings: Any) -> PreferenceQueue:
-        first = opened[0] if opened else None
-        if client is None:
-            opened.append(first or MemoryQueue(QueueSettings(**(PLAIN | settings)), clock, rng))
-        else:
-            its = first.settings if first else QueueSettings(**(PLAIN | settings))
-            opened.append(RedisQueue(client, its, name=name, clock=clock, rng=rng))
-        return opened[-1]
-
-    yield open_one
-    if client is not None:
-        await client.aclose()
-
 
 # Groups
 
@@ -326,17 +289,15 @@ async def test_pairs_and_single_pictures_have_their_own_choices(open_queue: Open
 
 async def test_sides_are_even_over_a_thousand_pairs(open_queue: OpenQueue) -> None:
     """Within what happens in all but one of a million fair queues: 500 ± 4.9 standard deviations."""
-    queue = open_queue(kept_bytes=0)
+    queue = open_queue(max_leases=1000)
     await join(queue, "ada")
-    swapped = []
-    for index in range(100):
-        group = await ask(queue, f"g{index}", 5)
-        for _ in range(10):
-            what = await work(queue)
-            swapped.append(what.swapped)
-            assert (what.left == group.pictures[0].digest) <= (not what.swapped)
-        assert await queue.close_due() == [group]
-        await queue.settled(group.key)
+    firsts = set()
+    for index in range(10):
+        group = await ask(queue, f"g{index}", 15)
+        firsts |= {(one.comparison_id, group.pictures[one.first].digest) for one in questions_of(group)}
+    pairs = [await shown(queue) for _ in range(1000)]
+    assert all((one.comparison_id, one.right if one.swapped else one.left) in firsts for one in pairs)
+    swapped = [one.swapped for one in pairs]
     assert 423 <= sum(swapped) <= 577
     assert 423 <= sum(one == after for one, after in pairwise(swapped)) <= 577  # nor do they alternate
 
