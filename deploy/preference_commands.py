@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rewardmesh.wire.codec import Picture
     from services.gateway.audit import Audit
     from services.preference.invites import Invite, Invites
-    from services.preference.model import Rater
     from services.preference.queue import PreferenceQueue
 
 __all__ = ["gold", "preference"]
@@ -162,6 +161,7 @@ def export_choices(
     pictures: Annotated[bool, typer.Option(help="With the pictures' bytes.")] = True,
 ) -> None:
     """Write what people said of settled groups, with Pick-a-Pic's column names."""
+    from services.gateway.audit import OPERATOR
     from services.preference.export import export
 
     form = file.suffix.removeprefix(".")
@@ -173,6 +173,7 @@ def export_choices(
         with scratch.open("wb") as into:
             async for part in export(desk.queue, "jsonl" if form == "jsonl" else "parquet", pictures=pictures):
                 into.write(part)
+        await desk.audit.record(OPERATOR, "export", form, pictures=pictures)
 
     try:
         _on_queue(write)
@@ -200,7 +201,7 @@ def add_gold(
 
     async def add(desk: _Desk) -> None:
         await desk.queue.add_gold(pair, data)
-        await desk.audit.record(OPERATOR, "preference.gold", gold_id, prompt=prompt)
+        await desk.audit.record(OPERATOR, "gold.add", gold_id, prompt=prompt)
 
     _on_queue(add)
     typer.echo(f"gold {gold_id} is added")
@@ -216,17 +217,16 @@ def list_gold() -> None:
 def _set_paused(rater_id: str | None, *, paused: bool, why: str) -> None:
     from services.gateway.audit import OPERATOR
 
-    async def change(desk: _Desk) -> Rater | None:
-        rater = None
+    async def set_paused(desk: _Desk) -> None:
+        change = "pause" if paused else "resume"
         if rater_id is None:
             await desk.queue.pause(paused=paused)
+            await desk.audit.record(OPERATOR, f"queue.{change}", "preference")
         else:
-            rater = await desk.queue.pause_rater(rater_id, paused=paused, why=why or "by an operator")
-        action = "preference.pause" if paused else "preference.resume"
-        await desk.audit.record(OPERATOR, action, rater_id or "queue", why=why)
-        return rater
+            await desk.queue.pause_rater(rater_id, paused=paused, why=why or "by an operator")
+            await desk.audit.record(OPERATOR, f"rater.{change}", rater_id, why=why)
 
-    _on_queue(change)
+    _on_queue(set_paused)
     typer.echo(f"{rater_id or 'the queue'} {'is paused' if paused else 'goes on'}")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import TypeVar
 
 import pyarrow.parquet as pq
@@ -58,7 +59,7 @@ def on_queue(server: Server, call: Callable[[RedisQueue], Awaitable[T]]) -> T:
     async def connected() -> T:
         client = await connect(server.url)
         try:
-            return await call(RedisQueue(client, load_settings().preference_queue))
+            return await call(RedisQueue(client, load_settings().preference_queue, rng=Random(0)))
         finally:
             await client.aclose()
 
@@ -119,7 +120,7 @@ def test_the_queue_is_paused_and_goes_on(buffer: Server) -> None:
         finally:
             await client.aclose()
 
-    assert asyncio.run(lines()) == ["preference.resume", "preference.pause"]
+    assert asyncio.run(lines()) == ["queue.resume", "queue.pause"]
 
 
 def test_gold_is_added_from_files_and_shown_to_raters(
