@@ -23,6 +23,7 @@
     ├── AccessError              what a token may not do
     │   ├── TokenRefused             no token, an unknown one, an expired one, a revoked one
     │   ├── ScopeMissing             the token is good, but not for this
+    │   ├── InviteRefused            a rater's link: forged, unknown, withdrawn, expired, no place left
     │   └── RateExceeded             (retryable) it asked more often than it may
     ├── PreferenceError          what a rater asked of the preference queue
     │   ├── LeaseLost                the lease expired, or is another's
@@ -54,6 +55,7 @@ __all__ = [
     "ChecksMissing",
     "ChoiceRefused",
     "GatewayUnavailable",
+    "InviteRefused",
     "LeaseLost",
     "NothingToUndo",
     "OracleError",
@@ -180,6 +182,10 @@ class TokenRefused(AccessError):
 
 class ScopeMissing(AccessError):
     """The token is good, but its scopes do not allow this."""
+
+
+class InviteRefused(AccessError):
+    """A rater's link is forged, unknown, withdrawn, expired, or has no place left."""
 
 
 class RateExceeded(AccessError):
