@@ -7,6 +7,7 @@ and settling, small budgets, lost connections, and a server killed with -9.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, ClassVar
@@ -100,6 +101,8 @@ class Story(RuleBasedStateMachine):
     def connect_anew(self) -> None:
         self.runner.run(self.client.aclose())
         self.client = self.runner.run(connect(self.server.url))
+        while self.runner.run(self.client.info("persistence"))["loading"]:
+            time.sleep(0.01)
         self.queue = RedisQueue(self.client, self.its, name=self.name, clock=self.clock, rng=self.rng)
 
     def each(self, ask: Callable[[PreferenceQueue], Awaitable[Any]]) -> list[Any]:
