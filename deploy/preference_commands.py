@@ -18,9 +18,9 @@ from deploy.on_buffer import buffer_url, checked
 from rewardmesh.wire.errors import RewardmeshError
 
 if TYPE_CHECKING:
+    from rewardmesh.wire.codec import Picture
     from services.gateway.audit import Audit
     from services.preference.invites import Invite, Invites
-    from services.preference.model import Rater
     from services.preference.queue import PreferenceQueue
 
 __all__ = ["gold", "preference"]
@@ -74,6 +74,7 @@ def invite_raters(
     label: Annotated[str, typer.Option(help="For whom it is; only you see it.")] = "",
     raters: Annotated[int, typer.Option(help="How many may come by it.")] = 1,
     days: Annotated[float, typer.Option(help="It ends after so many days.")] = 7.0,
+    choices: Annotated[int | None, typer.Option(help="A rater is done after so many; else whenever they like.")] = None,
     completion_code: Annotated[str | None, typer.Option(help="Prolific's, shown to who is done.")] = None,
     url: Annotated[
         str | None, typer.Option(help="Where raters reach the service, if not where the stack does.")
@@ -83,9 +84,8 @@ def invite_raters(
     from services.gateway.audit import OPERATOR
     from services.preference.invites import InviteRequest
 
-    wanted = checked(
-        InviteRequest, label=label, max_raters=raters, expires_s=days * 86_400, completion_code=completion_code
-    )
+    until_done = {"num_choices": choices, "completion_code": completion_code}
+    wanted = checked(InviteRequest, label=label, max_raters=raters, expires_s=days * 86_400, **until_done)
     made, link = _on_queue(lambda desk: desk.invites.create(wanted, actor=OPERATOR))
     typer.echo(f"invite {made.invite_id}, {_until(made)}, for {made.max_raters}", err=True)
     typer.echo(f"{url.rstrip('/') if url else _service_url()}/join/{link}")
@@ -161,6 +161,7 @@ def export_choices(
     pictures: Annotated[bool, typer.Option(help="With the pictures' bytes.")] = True,
 ) -> None:
     """Write what people said of settled groups, with Pick-a-Pic's column names."""
+    from services.gateway.audit import OPERATOR
     from services.preference.export import export
 
     form = file.suffix.removeprefix(".")
@@ -172,6 +173,7 @@ def export_choices(
         with scratch.open("wb") as into:
             async for part in export(desk.queue, "jsonl" if form == "jsonl" else "parquet", pictures=pictures):
                 into.write(part)
+        await desk.audit.record(OPERATOR, "export", form, pictures=pictures)
 
     try:
         _on_queue(write)
@@ -199,7 +201,7 @@ def add_gold(
 
     async def add(desk: _Desk) -> None:
         await desk.queue.add_gold(pair, data)
-        await desk.audit.record(OPERATOR, "preference.gold", gold_id, prompt=prompt)
+        await desk.audit.record(OPERATOR, "gold.add", gold_id, prompt=prompt)
 
     _on_queue(add)
     typer.echo(f"gold {gold_id} is added")
@@ -215,21 +217,20 @@ def list_gold() -> None:
 def _set_paused(rater_id: str | None, *, paused: bool, why: str) -> None:
     from services.gateway.audit import OPERATOR
 
-    async def change(desk: _Desk) -> Rater | None:
-        rater = None
+    async def set_paused(desk: _Desk) -> None:
+        change = "pause" if paused else "resume"
         if rater_id is None:
             await desk.queue.pause(paused=paused)
+            await desk.audit.record(OPERATOR, f"queue.{change}", "preference")
         else:
-            rater = await desk.queue.pause_rater(rater_id, paused=paused, why=why or "by an operator")
-        action = "preference.pause" if paused else "preference.resume"
-        await desk.audit.record(OPERATOR, action, rater_id or "queue", why=why)
-        return rater
+            await desk.queue.pause_rater(rater_id, paused=paused, why=why or "by an operator")
+            await desk.audit.record(OPERATOR, f"rater.{change}", rater_id, why=why)
 
-    _on_queue(change)
+    _on_queue(set_paused)
     typer.echo(f"{rater_id or 'the queue'} {'is paused' if paused else 'goes on'}")
 
 
-def _read_picture(file: Path) -> object:
+def _read_picture(file: Path) -> Picture:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 

@@ -2,6 +2,7 @@
 
 model.py      what a group, a comparison, a presentation, a choice and a rater are
 queue.py      the queue's contract: leases, choices, undo, settling; `memory_queue.py` and `redis_queue.py` keep it
+rules.py      what both go by. `memory_state.py` is the one's; `names.py`, `redis_records.py`, `lua/` the other's
 pairing.py    which pairs of a group are asked about
 rewards.py    choices -> a reward a picture (Bradley–Terry), and how far people agree
 oracle.py     the protocol's side: takes groups over, answers later

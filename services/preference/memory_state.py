@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -123,12 +123,16 @@ class State:
             if lease.asked.key == key and lease.asked.kind in kinds:
                 del self.leases[lease_id]
 
-    def has_met(self, rater_id: str, kind: ComparisonKind, comparison_id: str) -> bool:
-        """Whether this rater holds it or has answered it, as this kind."""
-        asked = [(lease.asked.kind, lease.asked.comparison.comparison_id) for lease in self.held(rater_id)]
-        for answers in (self.gold_answers, *(kept.answers for kept in self.groups.values())):
-            asked += [(one.kind, one.comparison_id) for one in answers if one.rater_id == rater_id]
-        return (kind, comparison_id) in asked
+    def met(self, rater_id: str, kind: ComparisonKind) -> set[tuple[str, str]]:
+        """What a rater holds or has answered, of a kind: keys of groups and ids of comparisons."""
+        held = {(one.asked.key, one.shown.comparison_id) for one in self.held(rater_id) if one.asked.kind == kind}
+        all_answers = (self.gold_answers, *(kept.answers for kept in self.groups.values()))
+        return held | {
+            (one.group_key, one.comparison_id)
+            for answers in all_answers
+            for one in answers
+            if (one.rater_id, one.kind) == (rater_id, kind)
+        }
 
     def answered(self, rater_id: str, key: str, comparison_id: str) -> Answer | None:
         """What the rater answered to a question, if it is still there."""
@@ -138,25 +142,25 @@ class State:
 
     def question_for(self, rater_id: str, now: float) -> Asked | None:
         """The first of the group that is due first, with a place left, that this rater has not met."""
-        candidates = [
-            (kept.group.until, f"{kept.group.key} {one}", kept, kept.comparisons[one])
+        met = self.met(rater_id, "question")
+        held = Counter((one.asked.key, one.shown.comparison_id) for one in self.leases.values() if one.asked.counts)
+        candidates = sorted(
+            (kept.group.until, f"{kept.group.key} {one}", kept.group.key, one)
             for kept in self.in_state("open")
             if kept.group.until > now
             for one in kept.comparisons
-        ]
-        for *_, kept, comparison in sorted(candidates, key=lambda one: one[:2]):
-            one = comparison.comparison_id
-            held = sum(lease.asked.counts and lease.asked.comparison == comparison for lease in self.leases.values())
-            has_place = kept.num_counting(one) + held < kept.num_raters
-            if has_place and not self.has_met(rater_id, "question", one):
-                return kept.asked(comparison, kind="question", counts=True)
+        )
+        for *_, key, one in candidates:
+            kept = self.groups[key]
+            if (key, one) not in met and kept.num_counting(one) + held[key, one] < kept.num_raters:
+                return kept.asked(kept.comparisons[one], kind="question", counts=True)
         return None
 
     def gold_for(self, rater_id: str, pick: float) -> Asked | None:
         """The first that this rater has not met, from the one picked on."""
         for pair in _from([pair for pair, _ in self.gold.values()], pick):
             comparison_id = gold_comparison_id(pair.gold_id)
-            if not self.has_met(rater_id, "gold", comparison_id):
+            if (GOLD, comparison_id) not in self.met(rater_id, "gold"):
                 comparison = Comparison(comparison_id=comparison_id, group_key=GOLD, kind="gold", first=0, second=1)
                 sides = {"first": pair.first, "second": pair.second}
                 return Asked(kind="gold", comparison=comparison, prompt=pair.prompt, counts=False, **sides)
@@ -168,7 +172,7 @@ class State:
             asked = one.lease.asked
             key, comparison_id = asked.key, asked.comparison.comparison_id
             stands = asked.kind == "question" and not one.undone and self.answered(rater_id, key, comparison_id)
-            if stands and not self.has_met(rater_id, "repeat", comparison_id):
+            if stands and (key, comparison_id) not in self.met(rater_id, "repeat"):
                 return self.groups[key].asked(asked.comparison, kind="repeat", counts=False)
         return None
 

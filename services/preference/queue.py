@@ -82,6 +82,8 @@ class PreferenceQueue(Protocol):
     async def undo(self, *, rater_id: str) -> Presentation:
         """Takes this rater's last choice back and leases its comparison to them again, in the same order of sides.
 
+        Called again, it takes back the choice before, of the last 500; however many leases they hold then.
+
         Raises: NothingToUndo if there is none, or a reward has used it.
         """
         ...
@@ -93,7 +95,7 @@ class PreferenceQueue(Protocol):
     async def group(self, key: str) -> Group | None: ...
 
     async def answers(self, key: str) -> list[Answer]:
-        """All answers of a group, oldest first, those that do not count too."""
+        """All answers of a group, oldest first, those that do not count too; those to gold under the key `gold`."""
         ...
 
     async def close_due(self, *, max_groups: int = 16) -> list[Group]:

@@ -11,6 +11,7 @@ from deploy import parts
 from rewardmesh.kit.app import build_app
 from rewardmesh.wire.outgoing import OutgoingPolicy
 from services.gateway.context import open_gateway
+from services.gateway.registering import info_of
 from tests.contract.conftest import Server, binary_of
 from tests.unit.services.gateway.conftest import Blue, serving
 
@@ -27,6 +28,9 @@ async def test_limits_and_state_survive_the_next_start(tmp_path: Path) -> None:
                 assert said == "blue 2"
             endpoint = await gateway.registry.oracle("blue")
             assert (endpoint.url, endpoint.max_batch, endpoint.state) == (f"{url}/oracles/blue", 8, "active")
+            said_info = await info_of(gateway, "blue")  # what late answers are checked against
+            assert said_info is not None
+            assert (said_info.reward_min, said_info.reward_max) == (0.0, 1.0)
             changed = endpoint.model_copy(update={"state": "paused", "concurrency": 5, "version": "1"})
             await gateway.registry.put_oracle(changed)
             await asyncio.to_thread(parts.register_oracles, server.url, ["blue"], serve_url=url, token="t")

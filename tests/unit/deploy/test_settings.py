@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.cluster import require_reachable
-from deploy.parts import token_of
+from deploy.parts import oracle_url, own_oracles, token_of
 from deploy.settings import Settings, SettingsError, load_settings
 from services.oracle_scale import OracleScale
 
@@ -133,6 +133,24 @@ def test_a_declaration_that_cannot_be_met_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("REWARDMESH_ORACLES", declared)
     with pytest.raises(SettingsError, match=said):
         load_settings()
+
+
+def test_people_are_an_oracle_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "preference" not in own_oracles(load_settings())
+    monkeypatch.setenv("REWARDMESH_PREFERENCE", "true")
+    monkeypatch.setenv("REWARDMESH_PREFERENCE_QUEUE", '{"mode": "singles", "raters_per_comparison": 3}')
+    settings = load_settings()
+    assert own_oracles(settings)[-1] == "preference"
+    assert oracle_url("http://127.0.0.1:8000", "preference") == "http://127.0.0.1:8000/preference/oracle"
+    assert (settings.preference_queue.mode, settings.preference_queue.raters_per_comparison) == ("singles", 3)
+    monkeypatch.setenv("REWARDMESH_PREFERENCE_QUEUE", '{"raters": 3}')
+    with pytest.raises(SettingsError, match=r"REWARDMESH_PREFERENCE_QUEUE.*raters: Extra inputs"):
+        load_settings()
+    monkeypatch.delenv("REWARDMESH_PREFERENCE_QUEUE")
+    monkeypatch.setenv("REWARDMESH_PREFERENCE_SECRET", "too short")
+    with pytest.raises(SettingsError, match="REWARDMESH_PREFERENCE_SECRET") as refused:
+        load_settings()
+    assert "too short" not in str(refused.value)
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://127.0.0.1:8265"])

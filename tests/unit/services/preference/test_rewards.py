@@ -79,6 +79,28 @@ def test_strengths_are_those_of_choix(answers: list[Answer]) -> None:
     assert strengths(NUM_PICTURES, decided) == close(theirs, abs=1e-4)
 
 
+@given(choices)
+def test_exchanging_winners_and_losers_negates_the_strengths(answers: list[Answer]) -> None:
+    said = [one for one in answers if one.preferred != "skip"]
+    other = {"first": "second", "second": "first"}
+    exchanged = [one.model_copy(update={"preferred": other.get(one.preferred, one.preferred)}) for one in said]
+    assert strengths(NUM_PICTURES, exchanged) == close(-strengths(NUM_PICTURES, said))
+
+
+def test_choix_s_other_methods_do_not() -> None:
+    wins = [(0, 1), (0, 2)]
+    for method in (choix.ilsr_pairwise, choix.mm_pairwise):
+        found = method(3, wins, alpha=0.1, max_iter=10_000)
+        exchanged = method(3, [(lost, won) for won, lost in wins], alpha=0.1, max_iter=10_000)
+        assert np.abs(found - found.mean() + exchanged - exchanged.mean()).max() > 0.05
+
+
+def test_each_part_that_nobody_compared_with_another_has_its_own_mean() -> None:
+    found = strengths(NUM_PICTURES, [answer(0, 1, "first"), answer(2, 3, "first"), answer(3, 4, "first")])
+    assert found[:2].sum() == close(0)
+    assert found[2:].sum() == close(0)
+
+
 def test_two_pictures_and_one_win_have_a_closed_form() -> None:
     """strength = variance · sigmoid(-2 · strength), where prior and likelihood balance."""
     won, lost = strengths(2, [answer(0, 1, "first")])
