@@ -22,6 +22,7 @@ class Preference:
     """The parts of one service. `audit` has changes of operators, `refusals` what raters were refused."""
 
     settings: PreferenceSettings
+    redis: Redis
     queue: PreferenceQueue
     invites: Invites
     tokens: Tokens
@@ -34,6 +35,7 @@ class Preference:
         knocks with forged links must not push operators' changes out of theirs."""
         return cls(
             settings=settings,
+            redis=redis,
             queue=queue,
             invites=Invites(redis, settings.secret),
             tokens=Tokens(redis),

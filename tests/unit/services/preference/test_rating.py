@@ -193,7 +193,7 @@ async def test_single_pictures(redis: Redis) -> None:
 
 async def test_every_answer_carries_the_policy(here: Here) -> None:
     async with here.browser(await here.invite()) as client:
-        for path in ("/", "/join/x", "/api/me", "/static/work.js", "/nowhere", "/health", "/operator", "/oracle/v1/health"):
+        for path in ("/", "/join/x", "/api/me", "/static/work.js", "/nowhere", "/health", "/operator"):
             answer = await client.get(path)
             assert {name: answer.headers[name] for name in HEADERS} == HEADERS, path
         assert (await client.get("/static/work.js")).headers["cache-control"] == "no-cache"
