@@ -98,7 +98,7 @@ class MemoryQueue:
         lease = self._lease_of(lease_id, rater_id)
         if lease is None:
             raise lease_lost(lease_id)
-        shown = lease.shown.model_copy(update={"expires": self._clock() + self._settings.lease_s})
+        shown = lease.shown.model_copy(update={"expires": self._expiry()})
         self._state.leases[lease_id] = Lease(lease.asked, shown)
         return shown
 
@@ -224,7 +224,7 @@ class MemoryQueue:
             leased=len(state.leases),
             bytes_in_use=state.bytes_in_use(),
             budget_bytes=self._settings.budget_bytes,
-            oldest_s=max([0.0, *(self._clock() - kept.group.accepted for kept in waiting)]),
+            oldest_s=round(max([0.0, *(self._clock() - kept.group.accepted for kept in waiting)]), 3),
             paused=state.paused,
         )
 
@@ -233,12 +233,15 @@ class MemoryQueue:
             found
             for one in reversed(self._state.latest)
             for found in self._state.answers_of(one.group_key)
-            if (found.rater_id, found.choice_id) == (one.rater_id, one.choice_id)
+            if found.model_copy(update={"counts": one.counts}) == one
         ][:max_count]
 
     def _swept(self) -> State:
         self._state.sweep(self._clock())
         return self._state
+
+    def _expiry(self) -> float:
+        return round(self._clock() + self._settings.lease_s, 3)
 
     def _lease_of(self, lease_id: str, rater_id: str) -> Lease | None:
         lease = self._swept().leases.get(lease_id)
@@ -260,7 +263,7 @@ class MemoryQueue:
             left=asked.second if flipped and asked.second else asked.first,
             right=asked.first if flipped else asked.second,
             swapped=flipped,
-            expires=self._clock() + self._settings.lease_s,
+            expires=self._expiry(),
         )
         self._state.leases[shown.lease_id] = Lease(asked, shown)
         return shown
@@ -278,11 +281,15 @@ class MemoryQueue:
 
     def _undoable(self, made: Made) -> Answer | None:
         """The answer, unless it is gone or a reward has used it; gold and repeats are used by none."""
-        asked, mine = made.lease.asked, (made.lease.shown.rater_id, made.choice_id)
+        asked, shown = made.lease.asked, made.lease.shown
         kept = self._state.groups.get(asked.key)
         if asked.kind == "question" and (kept is None or kept.state != "open"):
             return None
-        return next((one for one in self._state.answers_of(asked.key) if (one.rater_id, one.choice_id) == mine), None)
+        wanted = (asked.kind, shown.comparison_id, shown.rater_id, made.choice_id)
+        for one in self._state.answers_of(asked.key):
+            if (one.kind, one.comparison_id, one.rater_id, one.choice_id) == wanted:
+                return one
+        return None
 
     def _count(self, answer: Answer, step: Literal[1, -1]) -> None:
         """Counts an answer that was kept, or one that is taken back."""
