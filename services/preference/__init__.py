@@ -8,5 +8,5 @@ rewards.py    choices -> a reward a picture (Bradley–Terry), and how far peopl
 oracle.py     the protocol's side: takes groups over, answers later
 settling.py   closes groups that are answered or due, and posts their rewards to the gateway
 app.py        the HTTP side: `pages/` for raters and operators, `api.py` for the page's module and for programs;
-              `context.py`, `sessions.py`, `guard.py`, `faults.py` what they share; `showing.py`, `overview.py` what they show
+              they share `context.py`, `sessions.py`, `guard.py`, `faults.py`, and show `showing.py`, `overview.py`
 """
