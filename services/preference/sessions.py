@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
@@ -72,22 +73,28 @@ class _Asking:
 
 
 async def admit(
-    preference: Preference, invite: Invite, *, name: str, prolific_pid: str | None = None
+    preference: Preference, invite: Invite, *, name: str, prolific: Mapping[str, str] | None = None
 ) -> tuple[Rater, RaterSession]:
     """Lets a rater in by their name under an invite; one who was let in before comes back as they are.
 
+    What Prolific says of them goes to the audit, and its PROLIFIC_PID to the rater.
     Raises: InviteRefused if its places are taken; ProtocolError for what is no name.
     """
     if not _NAME.fullmatch(name):
         raise ProtocolError("not a rater's name", name[:64], "use up to 64 letters, digits, dots, dashes")
-    rater_id = f"{invite.invite_id}.{name}"
+    rater_id, said = f"{invite.invite_id}.{name}", dict(prolific or {})
     rater = await preference.queue.rater(rater_id)
     if rater is None:
         await preference.invites.admit(invite, rater_id)
         rater = await preference.queue.join(
-            Rater(rater_id=rater_id, invite_id=invite.invite_id, joined=time.time(), prolific_pid=prolific_pid)
+            Rater(
+                rater_id=rater_id,
+                invite_id=invite.invite_id,
+                joined=time.time(),
+                prolific_pid=said.get("PROLIFIC_PID"),
+            )
         )
-        await preference.audit.record(Actor(token_id=rater_id, team="raters"), "rater.join", rater_id)
+        await preference.audit.record(Actor(token_id=rater_id, team="raters"), "rater.join", rater_id, **said)
     session = RaterSession(
         rater_id=rater_id, invite_id=invite.invite_id, since=time.time(), num_before=rater.num_choices
     )

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
+from pydantic import BaseModel, Field
 
 from services.preference.api import ChoiceId, LeaseId, Made, choose, take_back
 from services.preference.context import preference_of
@@ -26,29 +27,41 @@ from services.preference.showing import Pair, me, next_pair
 __all__ = ["router"]
 
 _MAX_LOOK_S: Final = 86_400.0
-ProlificId = Annotated[str, Query(alias="PROLIFIC_PID", max_length=64, pattern=r"^[A-Za-z0-9]*$")]
+_ProlificId = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9]*$")]
+
+
+class Prolific(BaseModel):
+    """What Prolific adds to a link, and the form there sends on. Whatever else is in a link is left alone."""
+
+    PROLIFIC_PID: _ProlificId = ""
+    STUDY_ID: _ProlificId = ""
+    SESSION_ID: _ProlificId = ""
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Those that are there."""
+        return {name: value for name, value in self.model_dump().items() if value}
+
 
 router = APIRouter(dependencies=[Depends(own_site)], include_in_schema=False)
 
 
 @router.get("/join/{link}")
-async def show_invite(request: Request, link: str, prolific_pid: ProlificId = "") -> Response:
+async def show_invite(request: Request, link: str, prolific: Annotated[Prolific, Query()]) -> Response:
     """What the work is, and a button to begin: looking at a link, as mail programs do, lets nobody in."""
     preference = preference_of(request)
     invite = await preference.invites.check(link)
     mode = preference.queue.settings.mode
-    return page(request, "join.html", link=link, prolific_pid=prolific_pid, invite=invite, mode=mode)
+    return page(request, "join.html", link=link, prolific=prolific.given, invite=invite, mode=mode)
 
 
 @router.post("/join/{link}")
-async def join(
-    request: Request, link: str, prolific_pid: Annotated[str, Form(max_length=64, pattern=r"^[A-Za-z0-9]*$")] = ""
-) -> Response:
+async def join(request: Request, link: str, prolific: Annotated[Prolific, Form()]) -> Response:
     """Lets the rater in. Who comes again in the same browser, or by the same Prolific id, is the same rater."""
     preference = preference_of(request)
     invite = await preference.invites.check(link)
-    name = prolific_pid or keep_name(request, invite)
-    _, session = await admit(preference, invite, name=name, prolific_pid=prolific_pid or None)
+    name = prolific.PROLIFIC_PID or keep_name(request, invite)
+    _, session = await admit(preference, invite, name=name, prolific=prolific.given)
     answer = _to_the_page(request)
     set_cookie(request, answer, session)
     return answer

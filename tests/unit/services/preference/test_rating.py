@@ -113,7 +113,8 @@ async def test_prolific(here: Here) -> None:
     link = await here.invite(max_raters=9, num_choices=2, completion_code="C0DE")
     async with here.browser() as client:
         asked = await client.get(f"/join/{link}", params={"PROLIFIC_PID": "5f0", "STUDY_ID": "s", "SESSION_ID": "t"})
-        await client.post(f"/join/{link}", data={"prolific_pid": hidden(asked.text, "prolific_pid")})
+        ids = {name: hidden(asked.text, name) for name in ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID")}
+        await client.post(f"/join/{link}", data=ids)
         for number in range(2):
             page = (await client.get("/")).text
             assert "C0DE" not in page, "before it is earned"
@@ -121,10 +122,12 @@ async def test_prolific(here: Here) -> None:
             assert f'<strong id="count">{number + 1}</strong> of 2' in answer.text
         assert "https://app.prolific.com/submissions/complete?cc=C0DE" in answer.text
         assert (await client.get("/api/me")).json()["completion_code"] == "C0DE"
-    async with here.browser(link, prolific_pid="5f0") as client:
+    async with here.browser(link, PROLIFIC_PID="5f0") as client:
         assert "C0DE" in (await client.get("/")).text, "the same person, in another browser"
     (rater,) = await here.queue.raters()
     assert rater.prolific_pid == "5f0"
+    (joined,) = [line for line in await here.preference.audit.latest(9) if line.action == "rater.join"]
+    assert joined.detail == {"PROLIFIC_PID": "5f0", "STUDY_ID": "s", "SESSION_ID": "t"}
 
 
 def form(page: str, choice: str) -> dict[str, str]:
