@@ -55,7 +55,7 @@ async def measure(*, minutes: float, num_raters: int, num_waiting: int) -> Measu
     """All of it, one after the other. Raises RuntimeError without a browser."""
     seconds = 60 * minutes
     with Place([_SETTINGS]) as place:
-        needed = num_raters * (seconds + RECOVERY_S) / PACE_S + 400 * SATURATION_S + 2 * seconds
+        needed = num_raters * (seconds + RECOVERY_S) / PACE_S + 250 * SATURATION_S + 2 * seconds
         keys = await _fill(place, 1 + int(needed) // _SETTINGS.comparisons_per_group)
         work, browser_ms = await asyncio.gather(
             rate(place, num_raters=num_raters, seconds=seconds, pace_s=PACE_S), _in_browser(place, seconds)
@@ -82,11 +82,11 @@ async def measure(*, minutes: float, num_raters: int, num_waiting: int) -> Measu
     )
 
 
-async def _fill(place: Place, num_groups: int) -> list[str]:
+async def _fill(place: Place, num_groups: int, *, side: int = 48) -> list[str]:
     rng = np.random.default_rng(0)
     async with place.opened() as preference:
         groups = [
-            await accept_group(preference.queue, f"g{number}", rng=rng, num_pictures=_PICTURES)
+            await accept_group(preference.queue, f"g{number}", rng=rng, num_pictures=_PICTURES, side=side)
             for number in range(num_groups)
         ]
     return [group.key for group in groups]
@@ -121,7 +121,7 @@ async def _memory(num_waiting: int) -> float:
     with Place([_SETTINGS]) as place:
         async with place.opened() as preference:
             before = (await preference.redis.info("memory"))["used_memory"]
-            await _fill(place, -(-num_waiting // _SETTINGS.comparisons_per_group))
+            await _fill(place, -(-num_waiting // _SETTINGS.comparisons_per_group), side=8)
             after = (await preference.redis.info("memory"))["used_memory"]
             depth = await preference.queue.depth()
     return float((after - before - depth.bytes_in_use) / depth.comparisons)
