@@ -153,7 +153,7 @@ class Story(RuleBasedStateMachine):
     @rule(max_groups=st.integers(1, 3), rater_id=raters)
     def due_groups_are_closed(self, max_groups: int, rater_id: str) -> None:
         self.both(lambda queue: queue.close_due(max_groups=max_groups))
-        self.a_rater_takes_back(rater_id, 1)
+        self.a_rater_takes_back(rater_id, 4)
 
     @precondition(lambda self: self.groups)
     @rule(data=st.data())
