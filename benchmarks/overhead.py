@@ -3,11 +3,11 @@
     python -m benchmarks.overhead [--json FILE]
     python -m benchmarks.overhead --oracle constant --repetitions 9
 
-For the constant oracle (nothing but road), `ocr_spelling` and `object_count`, on pictures of 64 × 64 and 512 × 512, the
-shapes world's enlarged with grain, so that a codec makes of them as many bytes as of photographs. `benchmarks.road` says
-what the two ways are; encoding is part of the road. Everything takes turns in one run: each repetition goes once through
-all oracles and sizes, and a ratio is of two values that were measured one right after the other, in changing order. In
-the JSON file `ratio` is for the small pictures and `ratio_512` for the large ones.
+For the constant oracle (nothing but road), `ocr_spelling` and `object_count`, on pictures of 64 × 64 and 512 × 512: the
+shapes world's, enlarged with grain, so that a codec makes of them as many bytes as of photographs. `benchmarks.road`
+says what the two ways are; encoding is part of the road. Everything takes turns in one run: each repetition goes once
+through all oracles and sizes, and a ratio is of two values that were measured one right after the other, in changing
+order. In the JSON file `ratio` is for the small pictures and `ratio_512` for the large ones.
 """
 
 from __future__ import annotations

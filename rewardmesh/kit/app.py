@@ -2,9 +2,10 @@
 
 Owns reading requests within limits, opening pictures, scoring in a single thread, and one result a sample. While one
 batch is scored, the pictures of the next are opened in another thread. A picture that cannot be opened fails alone; an
-oracle that raises fails only the samples that it raises for. Delivery: a request may be repeated (scoring is a function of its input, so nothing is kept by Idempotency-Key). Deadline: a request
-that waited for its turn past its `deadline_s` is answered 503 instead of being scored for nobody. Errors: every answer
-that is none of the protocol's good ones is an `ErrorReply`.
+oracle that raises fails only the samples that it raises for. Delivery: a request may be repeated (scoring is a function
+of its input, so nothing is kept by Idempotency-Key). Deadline: a request that waited for its turn past its `deadline_s`
+is answered 503 instead of being scored for nobody. Errors: every answer that is none of the protocol's good ones is an
+`ErrorReply`.
 """
 
 from __future__ import annotations

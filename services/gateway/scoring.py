@@ -38,6 +38,7 @@ __all__ = [
     "forget",
     "results",
     "router",
+    "run_of",
     "submit",
 ]
 
@@ -107,6 +108,11 @@ class GroupResults(Message):
     oracles: dict[str, OracleResults]
 
 
+def run_of(team: str) -> str:
+    """The run that a team's pictures wait in."""
+    return f"{TEAM_RUNS}{team}"
+
+
 async def submit(gateway: Gateway, team: str, wanted: Submission, pictures: Sequence[bytes]) -> Submitted:
     """Offers the pictures (bytes in the order of `wanted.pictures`) to the oracles; when it returns they are safe.
 
@@ -122,7 +128,7 @@ async def submit(gateway: Gateway, team: str, wanted: Submission, pictures: Sequ
             what = f"it judges whole groups of at most {known[name].max_batch} pictures, and these are {len(pictures)}"
             raise ProtocolError(what, name, "send fewer at once, or raise its max_batch")
     await asyncio.to_thread(_require_pictures, wanted, pictures)
-    group_id, run_id = wanted.group_id or uuid4().hex, _run_of(team)
+    group_id, run_id = wanted.group_id or uuid4().hex, run_of(team)
     requests = tuple(
         PendingSample(
             sample=Sample(
@@ -165,7 +171,7 @@ async def results(gateway: Gateway, team: str, group_id: str, *, wait_s: float =
         members = await gateway.redis.smembers(names.GATEWAY_GROUP.format(team, group_id))
     if not members:
         raise UnknownGroup("no such group", group_id, "it was never sent by this team, or was forgotten")
-    stream = gateway.stream(_run_of(team))
+    stream = gateway.stream(run_of(team))
     deadline, pause_s = time.monotonic() + wait_s, 0.01
     while True:
         outcomes = [await stream.outcomes(group_id, name) for name in sorted(map(names.text, members))]
@@ -183,7 +189,7 @@ async def results(gateway: Gateway, team: str, group_id: str, *, wait_s: float =
 
 async def forget(gateway: Gateway, team: str, group_id: str) -> None:
     """Removes the group and what waits for it. Idempotent. A group that nobody forgets goes after a day."""
-    await gateway.stream(_run_of(team)).forget(group_id)
+    await gateway.stream(run_of(team)).forget(group_id)
     with server_errors("group"):
         await gateway.redis.delete(names.GATEWAY_GROUP.format(team, group_id))
 
@@ -196,10 +202,6 @@ def _results_of(outcome: GroupOutcome) -> OracleResults:
     return OracleResults(
         complete=outcome.complete, version=outcome.version, results=dict(outcome.results), provenance=provenance
     )
-
-
-def _run_of(team: str) -> str:
-    return f"{TEAM_RUNS}{team}"
 
 
 def _require_pictures(wanted: Submission, pictures: Sequence[bytes]) -> None:
