@@ -223,6 +223,13 @@ class RedisStream:
     async def set_policy_version(self, version: int) -> None:
         await self._ask(self._client.zadd(self._key("policy"), {"version": version}, gt=True))
 
+    async def set_iteration(self, iteration: int) -> None:
+        await self._ask(self._client.zadd(self._key("policy"), {"iteration": iteration}))
+
+    async def iteration(self) -> int | None:
+        known = await self._ask(self._client.zscore(self._key("policy"), "iteration"))
+        return None if known is None else int(known)
+
     async def depth(self, oracle: str) -> Depth:
         lag, pending, retrying, deferred, in_use, budget, oldest_ms, dead, settled = await self._call("depth", oracle)
         return Depth(
