@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,7 @@ def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(moment: str, tmp_path: P
         state = read_state(Settings(run_root=tmp_path).state_dir)
         assert state is not None
         assert stack_processes(state.stack_id)
+        assert listening_beyond_loopback(state.stack_id) == []
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 128 + signal.SIGINT, log.read_text()
     finally:
@@ -178,6 +181,21 @@ def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(moment: str, tmp_path: P
     assert read_state(Settings(run_root=tmp_path).state_dir) is None
     assert "rewardmesh demo --resume" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def listening_beyond_loopback(stack_id: str) -> list[str]:
+    """Sockets that a stack's processes listen on, those of Ray included, but for loopback ones."""
+    found, beyond = 0, []
+    for process in stack_processes(stack_id):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in process.net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    found += 1
+                    address = ip_address(one.laddr.ip)
+                    if not (getattr(address, "ipv4_mapped", None) or address).is_loopback:
+                        beyond.append(f"{process.name()} {one.laddr}")
+    assert found
+    return beyond
 
 
 def embedded(run_root: Path) -> dict[str, str]:
