@@ -26,6 +26,7 @@ from deploy.state import read_state
 from tests.integration.compose import LocalService, any_ports
 from tests.integration.conftest import START_S, RunningStack, rewardmesh
 from tests.integration.dashboard import Dashboard
+from tests.integration.unseen import secrets_of, seen_in_files
 
 APPLICATIONS = (*ORACLES, WORKERS, GATEWAY)
 #: Of the trainer and of the workers; the others tell of what this run does not have.
@@ -94,7 +95,11 @@ def test_a_run_is_rewarded_by_real_oracles_and_seen_from_outside(stack: RunningS
                 return shown >= SHOWN and len(metrics(folder)) >= 2
 
             wait_for(all_is_shown, process=process, log=log, timeout_s=600)
+            done = iterations_done(stack, run)
+            assert done is not None
+            assert done >= 2
             assert dashboard.train_runs()[run] == "RUNNING"
+            said = dashboard.everything()
         (folder / "stop").touch()
         assert process.wait(120) == 0, log.read_text()
     finally:
@@ -105,6 +110,16 @@ def test_a_run_is_rewarded_by_real_oracles_and_seen_from_outside(stack: RunningS
     assert all(line["samples"]["scored"] > 0 and line["samples"]["failed"] == 0 for line in lines[:2])
     assert all(0 <= reward <= 1 for line in lines for reward in line["rewards"].values())
     assert list((folder / "checkpoints").glob("iteration-*"))
+    secrets = secrets_of(stack)
+    assert [secret for secret in secrets if secret in said] == []
+    assert seen_in_files(secrets, folder, log) == []
+
+
+def iterations_done(stack: RunningStack, run: str) -> int | None:
+    """What the status says of a run from outside."""
+    said = rewardmesh("status", "--json", environment=stack.environment(stack.folder), timeout_s=60)
+    assert said.returncode == 0, said.stderr
+    return {one["run_id"]: one["iteration"] for one in json.loads(said.stdout)["runs"]}[run]
 
 
 def test_every_route_of_its_oracles_but_health_wants_the_token(stack: RunningStack) -> None:

@@ -22,9 +22,9 @@ from deploy.settings import Settings
 from rewardmesh import Client
 from rewardmesh.wire.messages import Scored
 from tests.architecture.repository import ROOT
-from tests.integration.compose import PASSWORD
 from tests.integration.conftest import START_S, RunningStack, rewardmesh
-from tests.integration.dashboard import Dashboard, ray_token
+from tests.integration.dashboard import Dashboard
+from tests.integration.unseen import places_of, secrets_of, seen_in_files
 
 EXAMPLES = ROOT / "docs" / "examples"
 ORACLE_SECRET = "planted-secret-of-an-oracle"
@@ -111,21 +111,7 @@ def test_a_stranger_s_oracle_joins_through_the_gateway_and_no_secret_is_seen(
         finally:
             gone = httpx.delete(f"{gateway}/v1/oracles/blueness", headers=headers, timeout=60, trust_env=False)
             assert gone.status_code == 204
-    secrets = {PASSWORD, ray_token(), ORACLE_SECRET, WRONG_TOKEN.split("_")[2], URL_PASSWORD, token.split("_", 2)[2]}
-    state_dir = Settings(run_root=stack.folder / "stack").state_dir
-    secrets.add((state_dir / "oracle-token").read_text())
+    planted = {ORACLE_SECRET, WRONG_TOKEN.split("_", 2)[2], URL_PASSWORD, token.split("_", 2)[2]}
+    secrets = planted | secrets_of(stack)
     assert [secret for secret in secrets if secret in said] == []
-    assert seen_in_files(secrets, stack.state.scratch_dirs[-1], but=()) == []
-    kept_secret = (state_dir, stack.folder / "data")  # the token's own file, readable by its owner; the buffer's data
-    assert seen_in_files(secrets, stack.folder, but=kept_secret) == []
-
-
-def seen_in_files(secrets: set[str], folder: Path, *, but: tuple[Path, ...]) -> list[str]:
-    """`file: how the secret begins` for each one that stands in a file."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not any(one in path.parents for one in but)]
-    assert files
-    found = []
-    for path in files:
-        content = path.read_bytes()
-        found += [f"{path}: {secret[:20]}…" for secret in secrets if secret.encode() in content]
-    return found
+    assert seen_in_files(secrets, *places_of(stack)) == []
