@@ -30,7 +30,7 @@ def seen_in_files(secrets: set[str], *places: Path) -> list[str]:
     found = []
     for path in files:
         content = path.read_bytes()
-        found += [f"{path}: {secret[:12]}…" for secret in secrets if secret.encode() in content]
+        found += [f"{path}: {secret[:4]}…" for secret in secrets if secret.encode() in content]
     return found
 
 
