@@ -2,7 +2,8 @@
 
 Serve's replicas listen for one another on all interfaces, whatever the address of their node, and there is no setting
 for it (`ray.serve._private.replica`: `[::]:0`). Here they listen where the rest of that Ray does. `deploy.ray_head`
-names this module in the environment; a test looks at everything that a stack listens on.
+names this module in the environment; a test looks at everything that a stack listens on. Why so:
+docs/decisions/0018-serve-on-loopback.md.
 """
 
 from __future__ import annotations
