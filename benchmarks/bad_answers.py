@@ -128,8 +128,10 @@ class BadServer:
     def __init__(self) -> None:
         self.body = b""
         self.url = ""
+        self.connections: set[asyncio.Task[Any] | None] = set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections.add(asyncio.current_task())
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -141,6 +143,7 @@ class BadServer:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client is through
         finally:
+            self.connections.discard(asyncio.current_task())
             writer.close()
 
 
@@ -151,8 +154,11 @@ async def serving() -> AsyncIterator[tuple[BadServer, OracleClient]]:
     server = await asyncio.start_server(bad.connected, "127.0.0.1", 0)
     bad.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     endpoint = OracleEndpoint(name=INFO.name, url=bad.url, max_batch=8, deadline_s=60.0)
-    async with server, OracleClient(endpoint, policy=OutgoingPolicy.parse("127.0.0.0/8")) as client:
-        yield bad, client
+    async with server:
+        async with OracleClient(endpoint, policy=OutgoingPolicy.parse("127.0.0.0/8")) as client:
+            yield bad, client
+        while bad.connections:  # noqa: ASYNC110 - they end by themselves, now that their client is gone
+            await asyncio.sleep(0)
 
 
 async def what_became(body: bytes, bad: BadServer, client: OracleClient) -> Sequence[Result] | None:

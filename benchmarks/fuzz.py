@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,7 +36,7 @@ from schemathesis.core.result import Err
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from benchmarks.record import commit
-from deploy.embedded_server import EmbeddedServer, find_server
+from benchmarks.served import embedded_server
 from rewardmesh.kit.app import build_app
 from rewardmesh.kit.function import oracle
 from rewardmesh.wire.messages import OracleEndpoint
@@ -172,12 +171,9 @@ def served(app: FastAPI) -> Iterator[str]:
 def main(arguments: argparse.Namespace) -> int:
     """Prints what became of the requests; 1 if an answer was not as declared."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = EmbeddedServer(folder / "buffer", binary=find_server(None))
-        server.start()
-        stack.callback(server.stop)
+        redis_url = stack.enter_context(embedded_server())
         fuzzed = [
-            fuzz("gateway", stack.enter_context(gateway(server.url)), examples=arguments.examples),
+            fuzz("gateway", stack.enter_context(gateway(redis_url)), examples=arguments.examples),
             fuzz("oracle's app", stack.enter_context(oracle_app()), examples=arguments.examples),
         ]
     table = Table("app", "routes", "requests", "answers by status", "failures", title="benchmarks.fuzz")

@@ -3,11 +3,11 @@
     python -m benchmarks.overhead [--json FILE]
     python -m benchmarks.overhead --oracle constant --repetitions 9
 
-For the constant oracle (nothing but road), `ocr_spelling` and `object_count`, on pictures of 64 × 64 (raw on the wire)
-and 512 × 512 (lossless WebP), the shapes world's enlarged with grain, so that they are as many bytes as photographs.
-`benchmarks.road` says what the two ways are; encoding is part of the road. Everything takes turns in one run: each
-repetition goes once through all oracles and sizes, and a ratio is of two values that were measured one right after the
-other, in changing order. In the JSON file `ratio` is for the small pictures and `ratio_512` for the large ones.
+For the constant oracle (nothing but road), `ocr_spelling` and `object_count`, on pictures of 64 × 64 and 512 × 512: the
+shapes world's, enlarged with grain, so that a codec makes of them as many bytes as of photographs. `benchmarks.road`
+says what the two ways are; encoding is part of the road. Everything takes turns in one run: each repetition goes once
+through all oracles and sizes, and a ratio is of two values that were measured one right after the other, in changing
+order. In the JSON file `ratio` is for the small pictures and `ratio_512` for the large ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from trainer.feedback import PictureGroup
 
 AIM = 0.8
 SMALL, LARGE = 64, 512
-#: Side of a picture -> pictures for one value; the large ones fill an oracle's byte budget, and no more.
+#: Side of a picture -> pictures for one value.
 SIZES = {SMALL: 512, LARGE: 128}
 
 

@@ -30,7 +30,7 @@ from rewardmesh.wire.messages import OracleEndpoint, OracleInfo, Scored
 from rewardmesh.wire.outgoing import OutgoingPolicy
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.registry import Registry
-from rewardmesh.wire.stream import Claim, Stream
+from rewardmesh.wire.stream import Claim, Stream, StreamSettings
 from services.catalogue import ORACLES, make_oracle
 from trainer.buffer_feedback import BufferFeedback
 from trainer.feedback import PictureGroup, PictureSample
@@ -57,6 +57,7 @@ BATCH = 64
 CONSTANT = "constant"
 NAMES = (CONSTANT, *ORACLES)
 
+_SETTINGS = StreamSettings(budget_bytes=256 * 1024 * 1024)  # all of a value's pictures, also the large ones, may wait
 _GRAIN = 4.0  # grey levels: an enlarged picture is as many bytes as a photograph, some 0.6 of its raw size
 
 
@@ -224,7 +225,7 @@ def _registered(redis_url: str, run_id: str, endpoint: OracleEndpoint) -> Iterat
 async def _open_stream(redis_url: str, run_id: str) -> AsyncIterator[Stream]:
     client = await connect(redis_url)
     try:
-        yield open_redis_stream(client, run_id)
+        yield open_redis_stream(client, run_id, settings=_SETTINGS)
     finally:
         await client.aclose()
 

@@ -1,6 +1,6 @@
 """What benchmarks put up to measure: the embedded server, a worker, an app in a process of its own or in this loop.
 
-Everything listens on loopback or on a private socket, and ends with its context.
+Everything listens on loopback or on a private socket, and ends with its context, which a signal ends too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from deploy.embedded_server import EmbeddedServer, find_server
+from deploy.signals import stopping_on_signals, undisturbed
 
 __all__ = ["LOOPBACK", "app_process", "embedded_server", "serving", "worker_process"]
 
@@ -34,13 +35,14 @@ _START_S = 120.0
 @contextmanager
 def embedded_server() -> Iterator[str]:
     """The URL of an empty server."""
-    with tempfile.TemporaryDirectory(prefix="rewardmesh-bench-") as folder:
+    with stopping_on_signals(), tempfile.TemporaryDirectory(prefix="rewardmesh-bench-") as folder:
         server = EmbeddedServer(Path(folder) / "data", binary=find_server())
         server.start()
         try:
             yield server.url
         finally:
-            server.stop()
+            with undisturbed():
+                server.stop()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Puts together the world's prompts, the samplers and the judge. What is counted a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from deploy.judging import ServedJudge
-from rewardmesh.wire.buffer import connect
+from deploy.judging import StackJudge
 from rewardmesh.wire.errors import RecipeError
-from rewardmesh.wire.registry import Registry
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.checkpoint import CheckpointFolder
 from trainer.evaluate import Evaluation, HeldoutPicture, Sampler, evaluate, plan_heldout
@@ -27,38 +24,25 @@ from trainer.samplers import student_sampler, teacher_sampler
 from trainer.training_process import load_family, model_folder
 from trainer.worlds.shapes.prompts import heldout_prompts
 
-__all__ = ["Evaluator", "Which", "registered_judge"]
+__all__ = ["Evaluator", "Which"]
 
 Which = Literal["teacher", "student"]
 Tell = Callable[[int, int], None]
 
 
-def registered_judge(redis_url: str) -> ServedJudge:
-    """A judge that asks the oracles that the registry knows. Raises BufferUnavailable."""
-
-    async def ask() -> ServedJudge:
-        client = await connect(redis_url)
-        try:
-            registry = Registry(client)
-            endpoints = {endpoint.name: endpoint for endpoint in await registry.oracles()}
-            secrets = {name: await registry.secret(name) for name in endpoints}
-            return ServedJudge(endpoints, {name: secret for name, secret in secrets.items() if secret is not None})
-        finally:
-            await client.aclose()
-
-    return asyncio.run(ask())
-
-
 class Evaluator:
-    """Evaluates networks of one recipe on one plan: the same prompts and seeds for all of them."""
+    """Evaluates networks of one recipe on one plan: the same prompts and seeds for all of them.
+
+    Its pictures are judged on the road of the stack whose buffer is at `redis_url`.
+    """
 
     def __init__(self, recipe: Recipe, *, redis_url: str) -> None:
-        """Loads the pipeline. Raises WeightsMissing, BufferUnavailable."""
+        """Loads the pipeline. Raises WeightsMissing."""
         settings = recipe.evaluation
         for libraries in (diffusers_logging, transformers_logging):
             libraries.disable_progress_bar()  # they would draw over ours
         self._recipe = recipe
-        self._judge = registered_judge(redis_url)
+        self._redis_url = redis_url
         device = torch.device("cuda" if recipe.use_gpu and torch.cuda.is_available() else "cpu")
         self.family: Sd3Family = load_family(recipe, device=device)
         self.plan: list[HeldoutPicture] = plan_heldout(
@@ -106,11 +90,11 @@ class Evaluator:
         return self._evaluate(sampler, nfe, name, tell)
 
     def _evaluate(self, sampler: Sampler, nfe: int, name: str, tell: Tell | None) -> Evaluation:
-        with torch.inference_mode():
+        with torch.inference_mode(), StackJudge(self._redis_url) as judge:
             return evaluate(
                 self.plan,
                 sampler=sampler,
-                judge=self._judge,
+                judge=judge,
                 name=name,
                 nfe=nfe,
                 batch_size=self._recipe.evaluation.batch_size,

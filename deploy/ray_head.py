@@ -6,7 +6,8 @@ however it ends, Ray's parts end with it. What is fixed here, and why:
 - usage statistics are off, and so is Ray's rebuilding of uv environments in workers;
 - a token is asked for, as Ray does by default for a cluster that `ray.init` starts;
 - `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0`: off those two systems too, the node's address is 127.0.0.1, and nothing of Ray
-  listens on another interface. Where the settings name another host (compose), the node's own address is used;
+  listens on another interface (`deploy.ray_loopback` sees to Serve's). Where the settings name another host (compose),
+  the node's own address is used;
 - no drain when it is stopped: it is the only node, there is nowhere to drain to.
 """
 
@@ -110,6 +111,7 @@ class RayHead:
         return {
             **local_environment(self._settings),
             STACK_ID: self._stack_id,
+            **({"RAY_preload_python_modules": "deploy.ray_loopback"} if self._settings.is_loopback else {}),
             "RAY_GCS_SERVER_PORT": str(self.port),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             # A machine that is busy starts slowly and is not broken: Serve would kill its proxy after 5 s.

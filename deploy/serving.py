@@ -35,15 +35,18 @@ class ServedApplication:
 def start_serve(settings: Settings, *, port: int) -> None:
     """Starts Serve on the connected cluster, its proxy on the head only; with TLS, if the settings name its files.
 
-    Where Serve already runs, nothing changes.
+    Its own logs, and those of what is deployed, are JSON lines. Where Serve already runs, nothing changes.
     """
     from ray import serve
     from ray.serve.config import HTTPOptions, ProxyLocation
+    from ray.serve.schema import LoggingConfig
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it would say, we say
     certificate, key = settings.tls_files or (None, None)
     options = HTTPOptions(host=settings.host, port=port, ssl_certfile=certificate, ssl_keyfile=key)
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options)
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=LoggingConfig(encoding="JSON")
+    )
 
 
 def running() -> set[str]:
@@ -60,11 +63,13 @@ def deploy(applications: Sequence[ServedApplication], *, timeout_s: float, tell:
     """
     from ray import serve
     from ray.serve.api import RunTarget, run_many
+    from ray.serve.schema import LoggingConfig
 
     if not applications:
         return
+    logs = LoggingConfig(encoding="JSON")
     run_many(
-        [RunTarget(target=one.application, name=one.name, route_prefix=one.route_prefix) for one in applications],
+        [RunTarget(one.application, one.name, one.route_prefix, logging_config=logs) for one in applications],
         wait_for_ingress_deployment_creation=False,
         wait_for_applications_running=False,
     )

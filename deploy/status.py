@@ -122,6 +122,9 @@ def lines_of(seen: Look, per_s: dict[Pair, float]) -> Iterator[str]:
             f"oracle {endpoint.name}: {seen.health[endpoint.name]} at {endpoint.url}{unusual}, "
             f"version {endpoint.version or 'not asked'}, breaker {breaker.kind}"
         )
+    for run in seen.status.runs:
+        if run.iteration is not None:
+            yield f"run {run.run_id}: {run.iteration} iterations done"
     for depth in seen.status.depths:
         rate = per_s.get((depth.run_id, depth.oracle))
         speed = "" if rate is None else f" ({rate:.1f} a second)"

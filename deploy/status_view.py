@@ -72,13 +72,17 @@ def _oracles(seen: Look, per_s: dict[Pair, float]) -> Table:
 
 def _runs(seen: Look, per_s: dict[Pair, float]) -> Table:
     assert seen.status is not None
-    table = Table("run", "oracle", title="streams", title_justify="left")
+    table = Table("run", title="streams", title_justify="left")
+    table.add_column("iterations", justify="right")
+    table.add_column("oracle")
     for name in ("lag", "pending", "retrying", "deferred", "oldest", "settled", "settled/s", "dead letters", "budget"):
         table.add_column(name, justify="right")
+    done = {run.run_id: run.iteration for run in seen.status.runs}
     for depth in seen.status.depths:
         rate = per_s.get((depth.run_id, depth.oracle))
         table.add_row(
             depth.run_id,
+            "–" if (iteration := done[depth.run_id]) is None else str(iteration),
             depth.oracle,
             *(str(number) for number in (depth.lag, depth.pending, depth.retrying, depth.deferred)),
             f"{depth.oldest_pending_s:.1f} s",

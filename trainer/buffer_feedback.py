@@ -126,6 +126,9 @@ class BufferFeedback:
     def set_policy_version(self, version: int) -> None:
         self._command(self._persistently(lambda: self._stream.set_policy_version(version)))
 
+    def set_iteration(self, iteration: int) -> None:
+        self._command(self._persistently(lambda: self._stream.set_iteration(iteration)))
+
     def forget(self, group_ids: Sequence[str]) -> None:
         self._command(self._forget(list(group_ids)))
 

@@ -149,6 +149,9 @@ class Feedback(Protocol):
     def set_policy_version(self, version: int) -> None:
         """Says which version of the student is current; oracles need not be asked about what is too old."""
 
+    def set_iteration(self, iteration: int) -> None:
+        """Says how many iterations are done, for whoever looks at the run from outside."""
+
     def forget(self, group_ids: Sequence[str]) -> None:
         """Nothing more is wanted of these groups."""
 

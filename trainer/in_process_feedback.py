@@ -79,6 +79,9 @@ class InProcessFeedback:
     def set_policy_version(self, version: int) -> None:
         """Nothing waits here that could grow stale."""
 
+    def set_iteration(self, iteration: int) -> None:
+        """Nobody looks at this from outside."""
+
     def forget(self, group_ids: Sequence[str]) -> None:
         gone = set(group_ids)
         self._seen = {pair for pair in self._seen if pair[0] not in gone}

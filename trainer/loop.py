@@ -156,6 +156,7 @@ class Loop:
         self._began = time.monotonic()
         try:
             self._restore()
+            self._feedback.set_iteration(self._iteration)
             reason = self._decide_end()
             while reason is None:
                 self._iterate()
@@ -184,6 +185,7 @@ class Loop:
         self._status("training", "learning")
         learned = self._updates.learn(rollout, tally, rng)
         self._iteration = iteration
+        self._feedback.set_iteration(iteration)
         counts = add_counts(self._coordinator.gather(learned.counts))
         self._reporter.record(
             {

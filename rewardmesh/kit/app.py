@@ -1,10 +1,11 @@
 """One HTTP app for any oracle: the protocol of docs/protocol.md around a plain `Oracle`.
 
-Owns reading requests within limits, decoding pictures, scoring in a single thread, and one result a sample. A picture
-that cannot be opened fails alone; an oracle that raises fails only the samples that it raises for. Delivery: a
-request may be repeated (scoring is a function of its input, so nothing is kept by Idempotency-Key). Deadline: a request
-that waited for its turn past its `deadline_s` is answered 503 instead of being scored for nobody. Errors: every answer
-that is none of the protocol's good ones is an `ErrorReply`.
+Owns reading requests within limits, opening pictures, scoring in a single thread, and one result a sample. While one
+batch is scored, the pictures of the next are opened in another thread. A picture that cannot be opened fails alone; an
+oracle that raises fails only the samples that it raises for. Delivery: a request may be repeated (scoring is a function
+of its input, so nothing is kept by Idempotency-Key). Deadline: a request that waited for its turn past its `deadline_s`
+is answered 503 instead of being scored for nobody. Errors: every answer that is none of the protocol's good ones is an
+`ErrorReply`.
 """
 
 from __future__ import annotations
@@ -98,12 +99,14 @@ class Health(Message):
 
 
 class _Server:
-    """The three routes, and the one thread that scores."""
+    """The three routes, the thread that opens pictures, and the one that scores."""
 
     def __init__(self, oracle: Oracle, limits: AppLimits) -> None:
         self._oracle = oracle
         self._limits = limits
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"score-{oracle.info.name}")
+        self._opening = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"open-{oracle.info.name}")
+        self._scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"score-{oracle.info.name}")
+        self._opened = asyncio.Semaphore(2)  # batches whose pictures are open: one is scored, the next is ready
         self._waiting = 0
         self._scoring_since: float | None = None
 
@@ -130,23 +133,25 @@ class _Server:
         try:
             call = await read_call(request, max_body_bytes=self._limits.max_body_bytes)
             _check_batch(call.batch, info)
-            reply = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, call, received)
-            return _json(reply)
+            loop = asyncio.get_running_loop()
+            async with self._opened:
+                inputs, unopened = await loop.run_in_executor(self._opening, self._open_all, call, received)
+                results = await loop.run_in_executor(self._scoring, self._score_in_time, inputs, call, received)
+            return _json(ScoreBatchReply(oracle=info.name, version=info.version, results=unopened + results).to_json())
         finally:
             self._waiting -= 1
 
     def close(self) -> None:
         """Waits for the batch in hand, then lets the oracle go."""
-        self._thread.shutdown(cancel_futures=True)
+        for thread in (self._opening, self._scoring):
+            thread.shutdown(cancel_futures=True)
         self._oracle.close()
 
-    def _answer(self, call: ScoreCall, received: float) -> str:
-        """Decodes and scores in the scoring thread; returns the reply's JSON. Raises Refused past the deadline."""
-        deadline_s = call.batch.deadline_s
-        if deadline_s is not None and time.monotonic() - received > deadline_s:
-            raise Refused(503, "waited for its turn past its deadline", f"{deadline_s:g} s", "ask again later")
+    def _open_all(self, call: ScoreCall, received: float) -> tuple[list[OracleInput], list[Result]]:
+        """What can be scored, and the failures of the rest. Raises Refused for a call that is late or too large."""
+        _require_in_time(call, received)
         inputs: list[OracleInput] = []
-        results: list[Result] = []
+        unopened: list[Result] = []
         num_pixels, most = 0, self._limits.max_request_pixels
         for item, picture in zip(call.batch.items, call.pictures, strict=True):
             opened = self._open(item, picture)
@@ -156,19 +161,23 @@ class _Server:
                 if num_pixels > most:
                     raise Refused(413, "pictures are too large together", f"more than {most} pixels", "send fewer")
             else:
-                results.append(opened)
-        if results and self._oracle.info.granularity == "group":  # what is left is not the group
+                unopened.append(opened)
+        if unopened and self._oracle.info.granularity == "group":  # what is left is not the group
             reason = "another picture of its group cannot be opened, and groups are judged whole"
-            results += [failed(one.sample, "invalid_picture", reason) for one in inputs]
+            unopened += [failed(one.sample, "invalid_picture", reason) for one in inputs]
             inputs = []
-        if inputs:
-            self._scoring_since = time.monotonic()
-            try:
-                results += self._score(inputs)
-            finally:
-                self._scoring_since = None
-        info = self._oracle.info
-        return ScoreBatchReply(oracle=info.name, version=info.version, results=results).to_json()
+        return inputs, unopened
+
+    def _score_in_time(self, inputs: Sequence[OracleInput], call: ScoreCall, received: float) -> list[Result]:
+        """The results of what was opened. Raises Refused past the deadline."""
+        _require_in_time(call, received)
+        if not inputs:
+            return []
+        self._scoring_since = time.monotonic()
+        try:
+            return self._score(inputs)
+        finally:
+            self._scoring_since = None
 
     def _open(self, item: ScoreItem, picture: bytes | None) -> OracleInput | Result:
         """The decoded sample, or the failure of its picture."""
@@ -215,6 +224,12 @@ class _Server:
         if error.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
             headers["Retry-After"] = str(self._limits.retry_after_s)
         return Response(error.to_json(), error.status, headers, "application/json")
+
+
+def _require_in_time(call: ScoreCall, received: float) -> None:
+    deadline_s = call.batch.deadline_s
+    if deadline_s is not None and time.monotonic() - received > deadline_s:
+        raise Refused(503, "waited for its turn past its deadline", f"{deadline_s:g} s", "ask again later")
 
 
 def _check_batch(batch: ScoreBatch, info: OracleInfo) -> None:

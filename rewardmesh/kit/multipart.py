@@ -49,13 +49,13 @@ class _Collector:
         self.parts: dict[str, bytes] = {}
         self.finished = False
         self._name: str | None = None
-        self._data = bytearray()
+        self._data: list[bytes] = []
         self._field = bytearray()
         self._value = bytearray()
 
     def begin(self) -> None:
         self._name = None
-        self._data = bytearray()
+        self._data = []
 
     def header_begin(self) -> None:
         self._field, self._value = bytearray(), bytearray()
@@ -72,7 +72,7 @@ class _Collector:
             self._name = name.decode("utf-8", "replace") if name is not None else None
 
     def data(self, data: bytes, start: int, end: int) -> None:
-        self._data += data[start:end]
+        self._data.append(data[start:end])
 
     def end(self) -> None:
         if self._name is None:
@@ -81,7 +81,7 @@ class _Collector:
             raise ValueError(f"part {self._name[:100]!r} is there twice")
         if len(self.parts) >= MAX_PARTS:
             raise ValueError(f"more than {MAX_PARTS} parts")
-        self.parts[self._name] = bytes(self._data)
+        self.parts[self._name] = b"".join(self._data)
 
     def finish(self) -> None:
         self.finished = True

@@ -17,7 +17,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -26,6 +25,7 @@ from redis.asyncio import Redis
 from rewardmesh.wire import names
 from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.messages import Detail, Message, Number, OracleEndpoint, Sample
+from rewardmesh.wire.scripts import script
 
 __all__ = ["AnswerCache", "Answers", "Asked", "KeptAnswer", "MemoryAnswers", "question_of"]
 
@@ -77,8 +77,7 @@ class Answers:
 
     def __init__(self, redis: Redis, *, max_bytes: int = _DEFAULT_MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        lua = resources.files("rewardmesh.wire") / "lua" / "answers.lua"
-        self._script = redis.register_script(lua.read_text())
+        self._script = redis.register_script(script("answers"))
 
     async def recall(self, oracle: str, wanted: Mapping[str, float]) -> dict[str, KeptAnswer]:
         if not wanted:

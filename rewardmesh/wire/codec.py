@@ -1,8 +1,8 @@
 """Pictures to bytes and back. Lossless only; what claims to be a picture is checked before it is opened.
 
-    image/webp                                  lossless, quality 0, method 0: the best of size and time for photographs
+    application/x-raw-rgb;width=W;height=H      up to 512 pixels a side: no codec pays for the bytes that it saves
+    image/webp                                  above: lossless, quality 0, method 0, the best of size and time
     image/png                                   for services that read nothing else
-    application/x-raw-rgb;width=W;height=H      as good as any at 64 pixels and below, and free
 
 A picture is [H, W, 3] uint8, RGB. Bombs, animations and bytes of another format than they claim to be are refused by
 reading the header, before any pixel is decoded.
@@ -41,7 +41,7 @@ PNG: Final = "image/png"
 RAW: Final = "application/x-raw-rgb"  # always with ;width=W;height=H
 MAX_BYTES: Final = 32 * 1024 * 1024
 MAX_PIXELS: Final = 4096 * 4096
-RAW_UP_TO: Final = 64  # pixels a side
+RAW_UP_TO: Final = 512  # pixels a side
 
 _RAW_PATTERN = re.compile(rf"{re.escape(RAW)};width=(\d{{1,6}});height=(\d{{1,6}})")
 #: Opened by class, not by `Image.open`: that guesses the format, and other packages replace it.

@@ -51,6 +51,7 @@ class MemoryStream:
         self._completed: deque[tuple[int, str, str]] = deque(maxlen=COMPLETIONS_KEPT)
         self._num_completed = 0
         self._policy_version = 0
+        self._iteration: int | None = None
         self.amendments = MemoryAmendments()
 
     @property
@@ -195,6 +196,12 @@ class MemoryStream:
 
     async def set_policy_version(self, version: int) -> None:
         self._policy_version = max(self._policy_version, version)
+
+    async def set_iteration(self, iteration: int) -> None:
+        self._iteration = iteration
+
+    async def iteration(self) -> int | None:
+        return self._iteration
 
     async def depth(self, oracle: str) -> Depth:
         queue = self._queue(oracle)

@@ -50,7 +50,7 @@ WORKERS: Final = "workers"  # the one consumer group of every stream
 
 RUN_KEYS: Final[dict[str, str]] = {
     "settings": "string: the StreamSettings that the producer last enqueued with",
-    "policy": "sorted set: the current policy version, as the score of `version`",
+    "policy": "sorted set: the current policy version and iteration, as the scores of `version` and `iteration`",
     "amendments": "hash: oracle -> Amendment as JSON; expires",
     "groups": "sorted set: groups not forgotten, by the time they came",
     "results": "stream: completed (group, oracle) pairs; trimmed",

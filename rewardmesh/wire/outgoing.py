@@ -27,6 +27,8 @@ from rewardmesh.wire.networks import Address, AllowedNetworks, OutgoingPolicy, r
 
 __all__ = ["AllowedNetworks", "OutgoingPolicy", "Resolve", "open_client", "resolve"]
 
+_PIECE_BYTES = 64 * 1024
+
 #: Addresses of a host and port, as text; raises OSError.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -137,7 +139,7 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
             request.method,
             httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
             headers=request.headers.raw,
-            content=request.stream,
+            content=_pieces(request.stream),
             extensions=request.extensions,
         )
         with _errors_of_httpx():
@@ -150,6 +152,21 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._pool.aclose()
+
+
+async def _pieces(body: httpx.SyncByteStream | httpx.AsyncByteStream) -> AsyncIterator[bytes]:
+    """The body in few pieces: httpx has some for each part of a form, and each would be an event and a write."""
+    assert isinstance(body, httpx.AsyncByteStream)
+    piece: list[bytes] = []
+    num_bytes = 0
+    async for part in body:
+        if piece and num_bytes + len(part) > _PIECE_BYTES:
+            yield b"".join(piece)  # of one large part: that part itself
+            piece, num_bytes = [], 0
+        piece.append(part)
+        num_bytes += len(part)
+    if piece:
+        yield b"".join(piece)
 
 
 class _Answer(httpx.AsyncByteStream):

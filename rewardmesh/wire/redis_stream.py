@@ -12,8 +12,6 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
-from functools import cache
-from importlib import resources
 from typing import Any, Final, cast
 from uuid import uuid4
 
@@ -24,6 +22,7 @@ from rewardmesh.wire.amendments import RedisAmendments
 from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.errors import UnknownGroup, UnknownLetter
 from rewardmesh.wire.messages import Deferred, Message, Number, Sample, Scored, ScoreFailure, parse_result
+from rewardmesh.wire.scripts import script
 from rewardmesh.wire.stream import (
     Admission,
     Claim,
@@ -86,7 +85,7 @@ class RedisStream:
         self._settings_json = _settings_json(settings)
         self._prefix = names.prefix(run_id)
         self.amendments = RedisAmendments(client, run_id)
-        self._scripts = {name: client.register_script(_script(name)) for name in SCRIPTS}
+        self._scripts = {name: client.register_script(script("common", name)) for name in SCRIPTS}
 
     @property
     def run_id(self) -> str:
@@ -222,6 +221,13 @@ class RedisStream:
 
     async def set_policy_version(self, version: int) -> None:
         await self._ask(self._client.zadd(self._key("policy"), {"version": version}, gt=True))
+
+    async def set_iteration(self, iteration: int) -> None:
+        await self._ask(self._client.zadd(self._key("policy"), {"iteration": iteration}))
+
+    async def iteration(self) -> int | None:
+        known = await self._ask(self._client.zscore(self._key("policy"), "iteration"))
+        return None if known is None else int(known)
 
     async def depth(self, oracle: str) -> Depth:
         lag, pending, retrying, deferred, in_use, budget, oldest_ms, dead, settled = await self._call("depth", oracle)
@@ -368,13 +374,6 @@ class RedisStream:
         block_ms = max(1, _ms(block_s)) if block_s > 0 else None  # to a server, 0 means for ever
         reply = await self._ask(self._client.xread({key: after}, count=count, block=block_ms))
         return list(reply[0][1]) if reply else []
-
-
-@cache
-def _script(name: str) -> str:
-    """A script's text, behind what all of them share."""
-    lua = resources.files("rewardmesh.wire") / "lua"
-    return "\n".join((lua / f"{part}.lua").read_text() for part in ("common", name))
 
 
 def _settings_json(settings: StreamSettings) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib import resources
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -19,6 +18,7 @@ from rewardmesh.wire.breaker import BreakerState, MemoryBreaker
 from rewardmesh.wire.buffer import server_errors
 from rewardmesh.wire.errors import UnknownOracle
 from rewardmesh.wire.messages import BreakerBounds, OracleEndpoint
+from rewardmesh.wire.scripts import script
 
 __all__ = ["MemoryRegistry", "OracleRegistry", "Registry"]
 
@@ -91,9 +91,8 @@ class Registry:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        lua = resources.files("rewardmesh.wire") / "lua"
-        self._add_script = redis.register_script((lua / "add_oracle.lua").read_text())
-        self._breaker_script = redis.register_script((lua / "breaker.lua").read_text())
+        self._add_script = redis.register_script(script("add_oracle"))
+        self._breaker_script = redis.register_script(script("breaker"))
 
     async def put_oracle(self, endpoint: OracleEndpoint, *, secret: str | None = None) -> None:
         with server_errors(_WHICH):

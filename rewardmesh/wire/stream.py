@@ -291,6 +291,12 @@ class Stream(Protocol):
         It never goes back: a smaller version than the one known is ignored.
         """
 
+    async def set_iteration(self, iteration: int) -> None:
+        """Says how many iterations the training has done, for whoever looks at the run."""
+
+    async def iteration(self) -> int | None:
+        """What was said last; None for a run that nobody trains in."""
+
     async def depth(self, oracle: str) -> Depth:
         """How much waits for the oracle."""
 

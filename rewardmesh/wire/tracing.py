@@ -4,6 +4,8 @@
              │   (trainer)         └─ settle, or retry: a span a sample each (worker)
              └─ collect, one an oracle (trainer)
 
+The gateway has no rollout: its `enqueue` goes on from the sender's span, or begins the trace.
+
 Off unless an exporter is set by the standard variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_EXPORTER` and their
 like) and the process said `configure_tracing`: nothing of OpenTelemetry is imported then, and a span passes its parent
 on. What crosses a process boundary is W3C's `traceparent`: in the trajectory store, beside the sample in the stream, in

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from redis.asyncio import Redis
 
 from rewardmesh.kit.checking import OUR_PROTOCOL, ConformanceReport
@@ -36,7 +36,15 @@ __all__ = [
     "view",
 ]
 
-Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://\S+$")]
+
+def _bare(url: Any) -> Any:
+    """Before the pattern says it less clearly. Raises ValueError that does not repeat the URL."""
+    if isinstance(url, str) and set(url) & set("@?#"):
+        raise ValueError("a URL is kept and shown: no user, password, query or fragment; what is secret is `secret`")
+    return url
+
+
+Url = Annotated[str, BeforeValidator(_bare), Field(max_length=2000, pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$")]
 Secret = Annotated[str, Field(min_length=8, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
 
 

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Final
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from rewardmesh.wire.codec import decode_picture
 from rewardmesh.wire.errors import BufferFull, PictureRejected, ProtocolError, UnknownGroup, UnknownOracle
 from rewardmesh.wire.messages import Checks, Message, Name, Sample, ScoreResult
 from rewardmesh.wire.stream import Group, GroupOutcome, PendingSample, StreamSettings
+from rewardmesh.wire.tracing import span
 from services.gateway.context import Gateway
 from services.gateway.gate import Score
 from services.gateway.openapi import body_of
@@ -38,6 +39,7 @@ __all__ = [
     "forget",
     "results",
     "router",
+    "run_of",
     "submit",
 ]
 
@@ -107,10 +109,18 @@ class GroupResults(Message):
     oracles: dict[str, OracleResults]
 
 
-async def submit(gateway: Gateway, team: str, wanted: Submission, pictures: Sequence[bytes]) -> Submitted:
+def run_of(team: str) -> str:
+    """The run that a team's pictures wait in."""
+    return f"{TEAM_RUNS}{team}"
+
+
+async def submit(
+    gateway: Gateway, team: str, wanted: Submission, pictures: Sequence[bytes], *, traceparent: str | None = None
+) -> Submitted:
     """Offers the pictures (bytes in the order of `wanted.pictures`) to the oracles; when it returns they are safe.
 
-    Idempotent by (team, group_id, oracle): sent again, nothing is asked twice. Raises: UnknownOracle, PictureRejected
+    Idempotent by (team, group_id, oracle): sent again, nothing is asked twice. The group's trace goes on from the
+    sender's `traceparent`, or begins here. Raises: UnknownOracle, PictureRejected
     (says which), ProtocolError for more pictures than an oracle of whole groups takes, BufferFull if no oracle takes
     the group, BufferUnavailable.
     """
@@ -122,27 +132,14 @@ async def submit(gateway: Gateway, team: str, wanted: Submission, pictures: Sequ
             what = f"it judges whole groups of at most {known[name].max_batch} pictures, and these are {len(pictures)}"
             raise ProtocolError(what, name, "send fewer at once, or raise its max_batch")
     await asyncio.to_thread(_require_pictures, wanted, pictures)
-    group_id, run_id = wanted.group_id or uuid4().hex, _run_of(team)
-    requests = tuple(
-        PendingSample(
-            sample=Sample(
-                run_id=run_id,
-                group_id=group_id,
-                sample_id=f"{group_id}.{index}",
-                policy_version=0,
-                boundary_index=0,
-                prompt=one.prompt,
-                checks=one.checks,
-            ),
-            media_type=one.media_type,
-            picture=data,
-        )
-        for index, (one, data) in enumerate(zip(wanted.pictures, pictures, strict=True))
-    )
-    await gateway.registry.put_run(run_id)
-    group = Group(group_id=group_id, requests=requests)
-    admissions = await gateway.stream(run_id).enqueue(group, oracles=wanted.oracles)
-    taken = [name for name, admission in admissions.items() if admission.accepted]
+    ids = {"run_id": run_of(team), "group_id": wanted.group_id or uuid4().hex}
+    group_id = ids["group_id"]
+    with span("enqueue", parent=traceparent, samples=len(pictures), **ids) as trace:
+        group = Group(group_id=group_id, requests=tuple(_requests(wanted, pictures, ids, trace.traceparent)))
+        await gateway.registry.put_run(ids["run_id"])
+        admissions = await gateway.stream(ids["run_id"]).enqueue(group, oracles=wanted.oracles)
+        taken = [name for name, admission in admissions.items() if admission.accepted]
+        trace.set(oracles=len(wanted.oracles), accepted=len(taken))
     if not taken:
         raise BufferFull("the team's budget is full for every oracle asked", group_id, "fetch results, then send again")
     key = names.GATEWAY_GROUP.format(team, group_id)
@@ -151,9 +148,25 @@ async def submit(gateway: Gateway, team: str, wanted: Submission, pictures: Sequ
         await gateway.redis.expire(key, round(StreamSettings().group_ttl_s))
     return Submitted(
         group_id=group_id,
-        sample_ids=tuple(request.sample.sample_id for request in requests),
+        sample_ids=tuple(request.sample.sample_id for request in group.requests),
         accepted={name: name in taken for name in wanted.oracles},
     )
+
+
+def _requests(
+    wanted: Submission, pictures: Sequence[bytes], ids: Mapping[str, str], traceparent: str | None
+) -> Iterator[PendingSample]:
+    """One a picture, in order: what a sample is where nobody trains."""
+    for index, (one, data) in enumerate(zip(wanted.pictures, pictures, strict=True)):
+        sample = Sample(
+            **ids,
+            sample_id=f"{ids['group_id']}.{index}",
+            policy_version=0,
+            boundary_index=0,
+            prompt=one.prompt,
+            checks=one.checks,
+        )
+        yield PendingSample(sample=sample, media_type=one.media_type, picture=data, traceparent=traceparent)
 
 
 async def results(gateway: Gateway, team: str, group_id: str, *, wait_s: float = 0.0) -> GroupResults:
@@ -165,7 +178,7 @@ async def results(gateway: Gateway, team: str, group_id: str, *, wait_s: float =
         members = await gateway.redis.smembers(names.GATEWAY_GROUP.format(team, group_id))
     if not members:
         raise UnknownGroup("no such group", group_id, "it was never sent by this team, or was forgotten")
-    stream = gateway.stream(_run_of(team))
+    stream = gateway.stream(run_of(team))
     deadline, pause_s = time.monotonic() + wait_s, 0.01
     while True:
         outcomes = [await stream.outcomes(group_id, name) for name in sorted(map(names.text, members))]
@@ -183,7 +196,7 @@ async def results(gateway: Gateway, team: str, group_id: str, *, wait_s: float =
 
 async def forget(gateway: Gateway, team: str, group_id: str) -> None:
     """Removes the group and what waits for it. Idempotent. A group that nobody forgets goes after a day."""
-    await gateway.stream(_run_of(team)).forget(group_id)
+    await gateway.stream(run_of(team)).forget(group_id)
     with server_errors("group"):
         await gateway.redis.delete(names.GATEWAY_GROUP.format(team, group_id))
 
@@ -196,10 +209,6 @@ def _results_of(outcome: GroupOutcome) -> OracleResults:
     return OracleResults(
         complete=outcome.complete, version=outcome.version, results=dict(outcome.results), provenance=provenance
     )
-
-
-def _run_of(team: str) -> str:
-    return f"{TEAM_RUNS}{team}"
 
 
 def _require_pictures(wanted: Submission, pictures: Sequence[bytes]) -> None:
@@ -252,7 +261,8 @@ async def submit_pictures(request: Request, token: Score) -> Submitted:
     """Send pictures: `application/json` with base64, or multipart with the part `request` and one part a picture."""
     body = await request.body()
     wanted, pictures = await asyncio.to_thread(read_submission, request.headers.get("content-type", ""), body)
-    return await submit(request.app.state.gateway, token.team, wanted, pictures)
+    traceparent = request.headers.get("traceparent")
+    return await submit(request.app.state.gateway, token.team, wanted, pictures, traceparent=traceparent)
 
 
 @router.get("/groups/{group_id}")

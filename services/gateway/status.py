@@ -47,6 +47,13 @@ class Health(Message):
     status: str
 
 
+class RunView(Message):
+    """A run that workers serve. `iteration`: how many its training has done; null where nobody trains."""
+
+    run_id: str
+    iteration: int | None
+
+
 class DepthView(Message):
     """How much of a run waits for an oracle."""
 
@@ -76,17 +83,18 @@ class Status(Message):
 
     buffer: BufferView
     oracles: list[OracleView]
-    runs: list[str]
+    runs: list[RunView]
     depths: list[DepthView]
 
 
 async def collect(gateway: Gateway) -> Status:
     """The present state, read and not kept. Raises BufferUnavailable."""
     buffer = await describe(gateway.redis)
-    endpoints, runs = await gateway.registry.oracles(), await gateway.registry.runs()
-    depths = []
-    for run_id in runs:
+    endpoints = await gateway.registry.oracles()
+    runs, depths = [], []
+    for run_id in await gateway.registry.runs():
         stream = gateway.stream(run_id)
+        runs.append(RunView(run_id=run_id, iteration=await stream.iteration()))
         for endpoint in endpoints:
             depth = asdict(await stream.depth(endpoint.name))
             shown = {name: depth[name] for name in DepthView.model_fields if name in depth}
@@ -114,6 +122,10 @@ def render(status: Status) -> str:
             )
             for one in status.oracles
         ],
+    )
+    runs = _table(
+        ("run", "iterations done"),
+        [(one.run_id, "nobody trains in it" if one.iteration is None else one.iteration) for one in status.runs],
     )
     depths = _table(
         (
@@ -150,7 +162,7 @@ def render(status: Status) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>rewardmesh</title>'
         f"<style>{_STYLE}</style><h1>rewardmesh</h1><p>{escape(said)}</p>"
-        f"<h2>Oracles</h2>{oracles}<h2>Runs</h2>{depths}</html>"
+        f"<h2>Oracles</h2>{oracles}<h2>Runs</h2>{runs}<h2>What waits</h2>{depths}</html>"
     )
 
 

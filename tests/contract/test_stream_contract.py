@@ -147,6 +147,15 @@ async def test_a_waiting_claim_wakes_up(open_stream: OpenStream, make_group: Mak
     assert len(await asyncio.wait_for(waiting, 5)) == 2
 
 
+async def test_a_run_says_how_far_its_training_is(open_stream: OpenStream) -> None:
+    stream = open_stream()
+    await stream.set_policy_version(7)
+    assert await stream.iteration() is None
+    for iteration in (5, 3):  # resumed from an earlier checkpoint
+        await stream.set_iteration(iteration)
+        assert await stream.iteration() == iteration
+
+
 async def test_stale_samples_are_settled_without_asking(open_stream: OpenStream, make_group: MakeGroup) -> None:
     stream = open_stream(max_staleness=2)
     await stream.set_policy_version(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from deploy.state import read_state
 from tests.integration.compose import LocalService, any_ports
 from tests.integration.conftest import START_S, RunningStack, rewardmesh
 from tests.integration.dashboard import Dashboard
+from tests.integration.unseen import secrets_of, seen_in_files
 
 APPLICATIONS = (*ORACLES, WORKERS, GATEWAY)
 #: Of the trainer and of the workers; the others tell of what this run does not have.
@@ -92,7 +95,11 @@ def test_a_run_is_rewarded_by_real_oracles_and_seen_from_outside(stack: RunningS
                 return shown >= SHOWN and len(metrics(folder)) >= 2
 
             wait_for(all_is_shown, process=process, log=log, timeout_s=600)
+            done = iterations_done(stack, run)
+            assert done is not None
+            assert done >= 2
             assert dashboard.train_runs()[run] == "RUNNING"
+            said = dashboard.everything()
         (folder / "stop").touch()
         assert process.wait(120) == 0, log.read_text()
     finally:
@@ -103,6 +110,16 @@ def test_a_run_is_rewarded_by_real_oracles_and_seen_from_outside(stack: RunningS
     assert all(line["samples"]["scored"] > 0 and line["samples"]["failed"] == 0 for line in lines[:2])
     assert all(0 <= reward <= 1 for line in lines for reward in line["rewards"].values())
     assert list((folder / "checkpoints").glob("iteration-*"))
+    secrets = secrets_of(stack)
+    assert [secret for secret in secrets if secret in said] == []
+    assert seen_in_files(secrets, folder, log) == []
+
+
+def iterations_done(stack: RunningStack, run: str) -> int | None:
+    """What the status says of a run from outside."""
+    said = rewardmesh("status", "--json", environment=stack.environment(stack.folder), timeout_s=60)
+    assert said.returncode == 0, said.stderr
+    return {one["run_id"]: one["iteration"] for one in json.loads(said.stdout)["runs"]}[run]
 
 
 def test_every_route_of_its_oracles_but_health_wants_the_token(stack: RunningStack) -> None:
@@ -169,6 +186,9 @@ def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(moment: str, tmp_path: P
         state = read_state(Settings(run_root=tmp_path).state_dir)
         assert state is not None
         assert stack_processes(state.stack_id)
+        addresses = listened_on(state.stack_id)
+        assert all(address.is_loopback for address in addresses)
+        assert moment != "iteration 1" or len(addresses) > 10
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 128 + signal.SIGINT, log.read_text()
     finally:
@@ -178,6 +198,16 @@ def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(moment: str, tmp_path: P
     assert read_state(Settings(run_root=tmp_path).state_dir) is None
     assert "rewardmesh demo --resume" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def listened_on(stack_id: str) -> list[IPv4Address | IPv6Address]:
+    """What a stack's processes listen on, those of Ray included; IPv4 as such."""
+    found = []
+    for process in stack_processes(stack_id):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets = [one for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+            found += [ip_address(one.laddr.ip.removeprefix("::ffff:")) for one in sockets]
+    return found
 
 
 def embedded(run_root: Path) -> dict[str, str]:

@@ -58,6 +58,7 @@ async def fill(redis_url: str, oracle_url: str) -> None:
         await registry.put_oracle(gone)
         await registry.breaker_failed("gone", caller="w", bounds=BreakerBounds(failures_to_open=1, open_s=60))
         await registry.put_run("run-1")
+        await stream.set_iteration(12)
         await stream.enqueue(group_of("g1", 4), oracles=["count", "gone"])
     await settle(redis_url, 1, fail=1)
 
@@ -89,6 +90,7 @@ def test_without_a_terminal_it_is_said_once(settings: Settings) -> None:
     assert re.search(
         r"run run-1, count: lag 2, pending 0, .*, settled 2 \(0\.0 a second\), dead letters 1, 6 of 67,108,864", said
     )
+    assert "run run-1: 12 iterations done" in said
     assert "run run-1, gone: lag 4, pending 0" in said
 
 
@@ -98,6 +100,7 @@ def test_scripts_get_json(settings: Settings) -> None:
     assert [one["breaker"]["kind"] for one in said["oracles"]] == ["closed", "open"]
     depth = next(one for one in said["depths"] if one["oracle"] == "count")
     assert {"run_id": "run-1", "lag": 2, "settled": 2, "settled_per_s": 0.0, "dead_letters": 1}.items() <= depth.items()
+    assert said["runs"] == [{"run_id": "run-1", "iteration": 12}]
     assert said["problem"] == ""
 
 
@@ -119,7 +122,7 @@ def test_a_terminal_gets_a_view_that_follows(settings: Settings, monkeypatch: py
     assert re.search(r"\x1b\[\d*A", said)  # drawn over what was there
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
     last = plain[plain.rindex("streams") :]
-    assert re.search(r"run-1 +│ count +(│ +0 ){4}│ +[\d.]+ s │ +4 │ +(?!0\.0)[\d.]+ │ +1 │", last), last
+    assert re.search(r"run-1 +│ +12 │ count +(│ +0 ){4}│ +[\d.]+ s │ +4 │ +(?!0\.0)[\d.]+ │ +1 │", last), last
     oracles = plain[plain.rindex("oracles") : plain.rindex("streams")]
     assert re.search(r"count +│ 7 +│ active +│ closed +│ healthy", oracles), oracles
     assert re.search(r"gone +│ not asked +│ draining +│ open, 1 failures +│ DOES NOT ANSWER", oracles), oracles

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from rewardmesh.kit.app import AppLimits, build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result
-from rewardmesh.wire.codec import PNG, encode_picture, raw_media_type
+from rewardmesh.wire.codec import PNG, decode_picture, encode_picture, raw_media_type
 from rewardmesh.wire.messages import OracleInfo, Scored, ScoreFailure
 from tests.unit.services.asking import GREY, batch, inline, multipart, parts, reply_of, sample
 
@@ -100,6 +100,29 @@ def test_it_scores_in_one_thread_of_its_own(client: TestClient, toy: Toy) -> Non
     for _ in range(3):
         reply_of(score(client, one("fine")))
     assert {name for _, name in toy.calls} == {"score-toy_0"}
+
+
+async def test_the_next_batch_is_opened_while_one_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_opened, second_opened = 0, threading.Event()
+
+    def opening(*args: Any, **more: Any) -> Any:
+        nonlocal num_opened
+        num_opened += 1
+        if num_opened == 2:
+            second_opened.set()
+        return decode_picture(*args, **more)
+
+    class Waits(Toy):
+        def score(self, batch: Sequence[OracleInput]) -> list[Result]:
+            assert second_opened.wait(10)
+            return super().score(batch)
+
+    monkeypatch.setattr("rewardmesh.kit.app.decode_picture", opening)
+    transport = httpx.ASGITransport(app=build_app(Waits()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://oracle") as http:
+        asked = [http.post("/v1/score", **parts("toy", [sample()], [GREY])) for _ in range(4)]
+        answers = await asyncio.gather(*asked)
+    assert [[one.kind for one in reply_of(answer).results] for answer in answers] == [["scored"]] * 4
 
 
 def test_a_bad_picture_fails_alone(client: TestClient) -> None:

@@ -22,6 +22,7 @@ class HeldBack:
         self.published: list[PictureGroup] = []
         self.forgotten: list[str] = []
         self.versions: list[int] = []
+        self.iterations: list[int] = []
         self.refuse: set[str] = set()
         self.hold_oracles: set[str] = set()
 
@@ -59,6 +60,9 @@ class HeldBack:
 
     def set_policy_version(self, version: int) -> None:
         self.versions.append(version)
+
+    def set_iteration(self, iteration: int) -> None:
+        self.iterations.append(iteration)
 
     def forget(self, group_ids: Any) -> None:
         self.forgotten += group_ids

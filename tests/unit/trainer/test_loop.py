@@ -112,6 +112,7 @@ def test_an_oracle_that_refuses_a_group_costs_that_group_only(make_loop, oracles
     assert first["pairs"] == {"refused": 1, "lost": 0, "missing": 0}
     assert third["groups"]["rewarded"] == 4
     assert third["policy_version"] == 3
+    assert feedback.iterations == [0, 1, 2, 3]
 
 
 def test_a_silent_oracle_ends_the_run_with_its_name_and_a_checkpoint(make_loop, oracles, tmp_path) -> None:

@@ -47,8 +47,8 @@ def test_lossless_there_and_back(width: int, height: int, seed: int, kind: str) 
 
 
 def test_small_pictures_travel_raw_and_large_ones_as_webp() -> None:
-    assert choose_media_type(picture(64, 48)) == f"{RAW};width=64;height=48"
-    assert choose_media_type(picture(65, 10)) == WEBP
+    assert choose_media_type(picture(512, 48)) == f"{RAW};width=512;height=48"
+    assert choose_media_type(picture(513, 10)) == WEBP
 
 
 def test_an_array_that_is_a_view_is_encoded_as_seen() -> None:

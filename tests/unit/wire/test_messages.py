@@ -137,6 +137,14 @@ def test_ids_and_counts_are_checked(changes: dict[str, Any]) -> None:
         sample(**changes)
 
 
+def test_an_oracle_of_whole_groups_takes_two_samples_at_least() -> None:
+    said = {"name": "x", "version": "1", "reward_min": 0, "reward_max": 1, "media_types": ("image/png",)}
+    with pytest.raises(ValidationError, match="a group has two samples or more"):
+        OracleInfo.model_validate({**said, "granularity": "group", "max_batch": 1})
+    assert OracleInfo.model_validate({**said, "granularity": "group", "max_batch": 2}).max_batch == 2
+    assert OracleInfo.model_validate({**said, "granularity": "sample", "max_batch": 1}).max_batch == 1
+
+
 def test_impossible_messages() -> None:
     with pytest.raises(ValidationError, match="reward_min"):
         OracleInfo(name="x", version="1", reward_min=1, reward_max=1, media_types=("image/png",), max_batch=1)

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.outgoing import FORMS, Form, attempt, listening, try_all
+from rewardmesh.wire import outgoing
 from rewardmesh.wire.errors import AddressRefused, ProtocolError
 from rewardmesh.wire.networks import read_address
 from rewardmesh.wire.outgoing import OutgoingPolicy, open_client
@@ -273,3 +274,13 @@ def test_what_is_called_is_public_by_the_standard_library_too(address: object) -
 )
 def test_public_addresses_are_called(text: str) -> None:
     OutgoingPolicy().require(ip_address(text), host=text)
+
+
+@pytest.mark.parametrize(("picture_bytes", "num_pieces"), [(100, 1), (40_000, 4), (100_000, 9)])
+async def test_a_form_is_sent_in_few_pieces(picture_bytes: int, num_pieces: int) -> None:
+    pictures = [bytes([number]) * picture_bytes for number in range(4)]
+    files = [("request", ("r", b"{}", "application/json")), *((f"p{n}", ("p", one)) for n, one in enumerate(pictures))]
+    form = httpx.Request("POST", "http://oracle/", files=files)
+    pieces = [piece async for piece in outgoing._pieces(form.stream)]
+    assert b"".join(pieces) == b"".join([part async for part in form.stream])  # type: ignore[union-attr]
+    assert len(pieces) == num_pieces

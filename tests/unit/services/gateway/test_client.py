@@ -42,7 +42,7 @@ async def test_score_gives_results_in_order(front: Front, blue: str, worker: obj
             assert (first["blue"].reward, second["blue"].reward) == (0.2, 1.0)
             assert isinstance(third["blue"], ScoreFailure)
             assert [one.name for one in client.oracles()] == ["blue"]
-            assert client.status()["runs"] == ["gateway.vision"]
+            assert client.status()["runs"] == [{"run_id": "gateway.vision", "iteration": None}]
 
     await asyncio.to_thread(notebook)
     assert await front.gateway.stream("gateway.vision").groups() == []

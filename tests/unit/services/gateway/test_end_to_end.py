@@ -177,12 +177,14 @@ async def test_the_page_shows_everything_and_runs_nothing(front: Front, blue: st
     async with front.client("admin") as client:
         await register(client, blue)
         await front.gateway.registry.put_run("run-1")
+        await front.gateway.stream("run-1").set_iteration(1_234)
         page = await client.get("/")
         assert page.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
-        for word in ("blue", blue, "run-1", "closed", "dead letters", "valkey"):
+        for word in ("blue", blue, "run-1", "1,234", "closed", "dead letters", "valkey"):
             assert word in page.text
         assert "<script" not in page.text
         status = (await client.get("/v1/status")).json()
+        assert status["runs"] == [{"run_id": "run-1", "iteration": 1_234}]
         assert [(one["run_id"], one["lag"]) for one in status["depths"]] == [("run-1", 0)]
     async with httpx.AsyncClient(trust_env=False) as browser:
         refused = await browser.get(front.url)
