@@ -35,6 +35,7 @@ from trainer.coordination import Coordinator, Solo
 from trainer.feedback import Feedback, RewardTimes
 from trainer.intake import Intake
 from trainer.iteration_record import add_counts
+from trainer.late_answers import LateAnswers
 from trainer.learning import Learner, UpdateTally
 from trainer.recipe import Recipe, dump_recipe
 from trainer.replay_bank import ReplayBank
@@ -68,7 +69,7 @@ class RunOutcome:
 class Loop:
     """One worker's loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a run
         self,
         recipe: Recipe,
         algorithm: Algorithm,
@@ -80,8 +81,12 @@ class Loop:
         coordinator: Coordinator | None = None,
         sinks: Sequence[MetricsSink] = (),
         on_checkpoint: OnCheckpoint | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises ChecksMissing if all rewards of some prompt may be masked, CheckpointCorrupt for a damaged store."""
+        """`clock`: unix seconds, by which the store ages and late answers are late.
+
+        Raises ChecksMissing if all rewards of some prompt may be masked, CheckpointCorrupt for a damaged store.
+        """
         self._recipe = recipe
         self._algorithm = algorithm
         self._feedback = feedback
@@ -95,7 +100,7 @@ class Loop:
         )
         rule.check_prompts((one.prompt, one.checks) for one in prompts)
         self._amendments = AmendmentLog(folder.path, recipe)
-        self._store = TrajectoryStore(folder.store(rank), recipe.store)
+        self._store = TrajectoryStore(folder.store(rank), recipe.store, clock=clock)
         self._bank = ReplayBank(self._store, max_groups=recipe.store.bank_groups)
         maker = RolloutMaker(
             algorithm,
@@ -113,7 +118,7 @@ class Loop:
             feedback,
             maker,
             store=self._store,
-            bank=self._bank,
+            late_answers=LateAnswers(self._store, self._bank, bound=recipe.algorithm.surrogate.late_bound, clock=clock),
             boundaries=rule.boundaries,
             max_late_groups=recipe.feedback.max_late_groups,
         )
@@ -328,7 +333,7 @@ class Loop:
             self._bank.restore(mine["bank"])
             self._intake.restore(mine["intake"])
         else:  # more workers than before: this one had nothing out; it rolls out its share of what the others had
-            self._intake.restore({**ranks[0]["intake"], "watched": [], "arrived_late": []})
+            self._intake.restore({**ranks[0]["intake"], "watched": [], "late_answers": {"waiting": [], "num_new": 0}})
         self._log.info("resumed", iteration=self._iteration, policy_version=self._intake.policy_version)
 
     def _decide_end(self) -> Reason | None:
