@@ -238,7 +238,10 @@ class Loop:
         return self._amendments.held()
 
     def _fill(self) -> None:
-        """Keeps up to `max_inflight` rollouts out; none beyond the run's end, nor while an oracle turns groups away."""
+        """Keeps up to `max_inflight` rollouts out; none beyond the run's end, nor while an oracle turns groups away.
+
+        One that is never waited for may turn away what it likes.
+        """
         intake = self._intake
         intake.collect(wait_s=0.0)
         out = len(intake.inflight)
@@ -247,7 +250,11 @@ class Loop:
         def plan(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {"rollouts": 0 if any(view["refused"] for view in views) else room}
 
-        refused = any(rollout.refused for rollout in intake.inflight)
+        refused = any(
+            self._rule.bounds_s(rollout.index)[oracle] > 0
+            for rollout in intake.inflight
+            for _, oracle in rollout.refused
+        )
         for _ in range(self._coordinator.decide({"refused": refused}, plan)["rollouts"]):
             self._status("training", "rolling out")
             intake.start()

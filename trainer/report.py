@@ -212,9 +212,9 @@ def _late(metrics: Sequence[Mapping[str, Any]]) -> str:
         _table([*(name.replace("_", " ") for name in LATE_SUMS), "waiting"], rows)
         + _classes("policy versions behind, from", total["staleness"])
         + _classes("seconds from picture to use, from", total["age_s"])
-        + '<p class="muted">Answers, one a group and oracle. Used: in an update of the surrogate of their own. Too stale: '
-        "older than the recipe lets it learn from. Untaught: nothing to learn in them. Given up: groups no longer "
-        "watched.</p>"
+        + '<p class="muted">Answers, one a group and oracle. Used: in an update of the surrogate of their own. Too '
+        "stale: older than the recipe lets it learn from. Untaught: nothing to learn in them. Given up: groups that "
+        "are not watched any more.</p>"
     )
 
 

@@ -49,7 +49,7 @@ class TdmR1(Tdm):
 
     @torch.no_grad()
     def opinions(self, batch: TrajectoryBatch) -> Tensor:
-        """Opinions of the clean boundaries, at the lowest level that the surrogate is trained at, under one fixed noise."""
+        """Of the clean boundaries, at the lowest level that the surrogate is trained at, under one fixed noise."""
         device, count = self.family.device, batch.num_samples
         z_next = batch.boundaries[:, -1].to(device).float()
         clean = torch.zeros(count, device=device)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.unit.trainer.held_back import HeldBack
 from trainer.algorithm_recipe import SurrogateSettings
 from trainer.buffer_feedback import BufferFeedback
 from trainer.coordination import Solo
+from trainer.feedback import GroupFeedback
 from trainer.in_process_feedback import InProcessFeedback
 from trainer.late_answers import LateAnswer, LateAnswers, late_figures, staleness_class
 from trainer.recipe_sections import StoreSettings
@@ -127,6 +129,23 @@ def test_an_oracle_that_never_answers_is_never_waited_for(make_loop, feedback, t
         assert line["groups"]["rewarded"] == 4 and line["updates"]["student"] == 1
         assert line["outcomes"]["people"]["missing"] == 16
         assert line["late"]["arrived"] == line["late"]["used"] == 0 and line["late"]["mean_age_s"] is None
+
+
+class FullQueue(HeldBack):
+    """Oracle `people` takes no group."""
+
+    def collect(self, *, wait_s: float = 0.0) -> list[GroupFeedback]:
+        return [
+            replace(one, status="refused", results={}) if one.oracle == "people" else one
+            for one in super().collect(wait_s=wait_s)
+        ]
+
+
+def test_a_full_queue_of_people_holds_back_no_rollout(make_loop, oracles, tmp_path) -> None:
+    oracles["people"] = Darkness()
+    make_loop(ORACLES, "run.iterations=5", feedback=FullQueue(InProcessFeedback(oracles))).run()
+    assert [line["inflight"] for line in lines(tmp_path / "run")] == [1, 1, 1, 1, 0]
+    assert all(line["outcomes"]["people"]["dropped"] == 16 for line in lines(tmp_path / "run"))
 
 
 def test_unwatched_groups_are_given_up_and_counted(make_loop, feedback, tmp_path) -> None:

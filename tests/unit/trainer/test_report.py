@@ -42,8 +42,12 @@ def metrics_line(iteration: int, *, boundaries: int = 1) -> dict[str, Any]:
         "staleness": iteration % 2,
         "late": {
             **dict.fromkeys(LATE_FIGURES, 0),
-            **{"arrived": 3, "used": 2, "too_stale": 1, "waiting": 4},
-            **{"staleness": {"1": 2, "16": 1}, "age_s": {"60": 2}, "mean_staleness": 8.0, "mean_age_s": 90.0},
+            "arrived": 3,
+            "used": 2,
+            "too_stale": 1,
+            "waiting": 4,
+            "staleness": {"1": 2, "16": 1},
+            "age_s": {"60": 2},
         },
         "updates": {"student": 1, "surrogate": 2, "fake_score": 1},
         "figures": {
