@@ -1,12 +1,11 @@
 """The preference queue without its service: groups become comparisons, choices become rewards, all in this process.
 
 `WithRaters` is a trainer's feedback: oracles of this process answer at once, and raters work whenever the policy
-version grows. What waits is kept in a file, so that a run that was ended goes on.
+version grows. What waits is kept, so that a run that was ended goes on.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,16 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.raters import Choice, Comparison, Raters, blueness
+from benchmarks.raters import Choice, Comparison, Raters, replace_json
 from rewardmesh.wire.messages import Scored
-from rewardmesh.wire.strict_json import dump_json, load_json
+from rewardmesh.wire.strict_json import load_json
 from trainer.feedback import GroupFeedback, PictureGroup
 from trainer.in_process_feedback import InProcessFeedback, InProcessOracle
 
-__all__ = ["TASTE_FILE", "ChoicesInProcess", "WithRaters", "bradley_terry"]
+__all__ = ["ChoicesInProcess", "WithRaters", "bradley_terry"]
 
-TASTE_FILE = "taste.jsonl"
-"""How much of the hidden taste each group has, in the order in which they were rolled out; for the curve alone."""
 _PRIOR = 0.3
 """Weight of the squared strengths: a picture that always won is not infinitely good."""
 
@@ -51,11 +48,15 @@ def bradley_terry(outcomes: Sequence[tuple[int, int, float]], size: int) -> NDAr
 
 
 class ChoicesInProcess:
-    """A queue of comparisons; a group is settled when all of its comparisons have been chosen from."""
+    """A queue of comparisons; a group has rewards when all of its comparisons have been chosen from.
 
-    def __init__(self, *, comparisons_per_group: int) -> None:
+    `file` keeps the groups, and none of their pictures: what nobody has leased is to be accepted again.
+    """
+
+    def __init__(self, file: Path, *, comparisons_per_group: int) -> None:
+        self._file = file
         self._per_group = comparisons_per_group
-        self._groups: dict[str, dict[str, Any]] = {}
+        self._groups: dict[str, dict[str, Any]] = load_json(file.read_bytes()) if file.exists() else {}
         self._offered: list[Comparison] = []
 
     def accept(self, group: PictureGroup) -> None:
@@ -72,7 +73,6 @@ class ChoicesInProcess:
         self._offered += [
             Comparison(
                 comparison_id=f"{group.group_id}/{number}",
-                group_id=group.group_id,
                 prompt=group.prompt,
                 left=group.samples[i].picture,
                 right=group.samples[j].picture,
@@ -103,12 +103,9 @@ class ChoicesInProcess:
     def forget(self, group_id: str) -> None:
         self._groups.pop(group_id, None)
 
-    def state(self) -> dict[str, Any]:
-        """All groups, as JSON; the pictures of comparisons that nobody has leased are not kept."""
-        return self._groups
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._groups = state
+    def save(self) -> None:
+        """Called once raters have leased all that is offered."""
+        replace_json(self._file, self._groups)
 
 
 def _pairs(group_id: str, size: int, count: int) -> list[tuple[int, int]]:
@@ -126,38 +123,25 @@ class WithRaters(InProcessFeedback):
 
     ORACLE = "preference"
 
-    def __init__(
-        self, oracles: dict[str, InProcessOracle], choices: ChoicesInProcess, raters: Raters, *, file: Path
-    ) -> None:
+    def __init__(self, oracles: dict[str, InProcessOracle], choices: ChoicesInProcess, raters: Raters) -> None:
         super().__init__(oracles)
         self._choices = choices
         self._raters = raters
-        self._file = file
         self._outstanding: set[str] = set()
-        if file.exists():
-            kept = load_json(file.read_bytes())
-            choices.restore(kept["choices"])
-            raters.restore(kept["raters"])
 
     def publish(self, groups: Sequence[PictureGroup]) -> None:
-        with self._file.with_name(TASTE_FILE).open("a", encoding="utf-8") as seen:
-            for group in groups:
-                taste = float(blueness(np.stack([sample.picture for sample in group.samples])).mean())
-                seen.write(json.dumps({"group_id": group.group_id, "taste": taste}) + "\n")
-                if self.ORACLE in group.late:
-                    self._choices.accept(group)
-                    self._outstanding.add(group.group_id)
+        for group in groups:
+            if self.ORACLE in group.late:
+                self._choices.accept(group)
+                self._outstanding.add(group.group_id)
         super().publish([_without(group, self.ORACLE) for group in groups])
 
     def knows(self, oracle: str) -> bool:
         return oracle == self.ORACLE or super().knows(oracle)
 
     def set_policy_version(self, version: int) -> None:
-        self._raters.work(version)
-        kept = {"choices": self._choices.state(), "raters": self._raters.state()}
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(dump_json(kept), encoding="utf-8")
-        partial.replace(self._file)
+        self._raters.work(version)  # saved before the choices: a group that only raters know is accepted again
+        self._choices.save()
 
     def collect(self, *, wait_s: float = 0.0) -> list[GroupFeedback]:
         found = super().collect(wait_s=wait_s)

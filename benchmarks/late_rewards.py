@@ -7,7 +7,9 @@ bound 0 learns from no answer and is the control. Then, on held-out prompts and 
 after training is preferred to the one before, and what became of the counting and spelling rewards.
 
 Everything lies in --folder and is gone on with: with --piece-s, one piece of work is done and the exit status is 75
-while there is more to do.
+while there is more to do. Without --service, oracles, queue and raters are in this process and nothing else is needed;
+with it, a stack trains (`rewardmesh up`), and raters ask that service over HTTP as any program may. They hold what they
+have leased until they answer: give its queue a `lease_s` that is longer than the delays.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.choices_in_process import TASTE_FILE, ChoicesInProcess, WithRaters
-from benchmarks.raters import Raters, blueness, preferred
+from benchmarks.choices_in_process import ChoicesInProcess, WithRaters
+from benchmarks.choices_over_http import ChoicesOverHttp
+from benchmarks.raters import TASTE_FILE, Raters, blueness, preferred, replace_json
 from benchmarks.record import Figure, parser, report
+from deploy.local import Stack
 from deploy.oracles_in_process import OraclesInProcess
-from rewardmesh.wire.strict_json import dump_json, load_json
+from deploy.settings import load_settings
+from deploy.training import Training
+from rewardmesh.wire.strict_json import load_json
 from services.oracles.object_count import ObjectCount
 from services.oracles.ocr_spelling import OcrSpelling
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
@@ -49,6 +56,7 @@ from trainer.worlds.shapes.prompts import heldout_prompts
 MORE_TO_DO = 75
 _CPU = torch.device("cpu")
 _CURVE_POINTS = 8
+_RATERS_EVERY_S = 1.0
 
 
 def recipe_of(bound: str, given: argparse.Namespace) -> Recipe:
@@ -59,12 +67,16 @@ def recipe_of(bound: str, given: argparse.Namespace) -> Recipe:
     return load_recipe("preference", [*overrides, *given.set])
 
 
-def train(bound: str, given: argparse.Namespace, *, piece_s: float | None) -> bool:
-    """Trains one arm, for `piece_s` at most; True if it has reached its end."""
+def train(bound: str, given: argparse.Namespace) -> None:
+    """Trains one arm to its end, or for a piece."""
     folder, recipe = RunFolder(arm_folder(given, bound)), recipe_of(bound, given)
     folder.adopt(recipe)
-    choices = ChoicesInProcess(comparisons_per_group=given.comparisons)
-    raters = Raters(choices, noise=given.noise, longest_delay=given.longest_delay)
+    (_train_over_http if given.service else _train_in_process)(folder, recipe, given)
+
+
+def _train_in_process(folder: RunFolder, recipe: Recipe, given: argparse.Namespace) -> None:
+    choices = ChoicesInProcess(folder.path / "choices.json", comparisons_per_group=given.comparisons)
+    raters = Raters(choices, folder.path, noise=given.noise, longest_delay=given.longest_delay)
     oracles = {"object_count": ObjectCount(), "ocr_spelling": OcrSpelling()}
     family = load_family(recipe, device=_CPU)
     loop = Loop(
@@ -72,22 +84,44 @@ def train(bound: str, given: argparse.Namespace, *, piece_s: float | None) -> bo
         build_algorithm(recipe, family, rank=0),
         decode=family.decode,
         prompts=training_prompts(recipe),
-        feedback=WithRaters(oracles, choices, raters, file=folder.path / "raters.json"),
+        feedback=WithRaters(oracles, choices, raters),
         folder=folder,
-        sinks=[partial(_say, bound)],
+        sinks=[_say],
     )
-    ender = threading.Timer(piece_s or 1e6, loop.request_stop)
+    ender = threading.Timer(given.piece_s or threading.TIMEOUT_MAX, loop.request_stop)
     ender.daemon = True
     ender.start()
-    outcome = loop.run()
+    loop.run()
     ender.cancel()
-    return outcome.reason == "finished"
 
 
-def _say(bound: str, line: Mapping[str, Any]) -> None:
+def _train_over_http(folder: RunFolder, recipe: Recipe, given: argparse.Namespace) -> None:
+    """On the stack, with the service `preference` registered there; raters work beside it."""
+    settings = load_settings()
+    ends = time.monotonic() + (given.piece_s or threading.TIMEOUT_MAX)
+    with Stack(settings) as stack, ChoicesOverHttp(given.service, given.invite) as choices:
+        raters = Raters(choices, folder.path, noise=given.noise, longest_delay=given.longest_delay)
+        training = Training(
+            recipe, folder.path, redis_url=stack.redis_url, cpus_per_worker=settings.cpus_per_trainer(1)
+        )
+        training.start()
+        while not training.done():
+            raters.work(_policy_version(folder))
+            if time.monotonic() > ends:
+                training.ask_to_stop()
+            training.wait(_RATERS_EVERY_S)
+        training.result()
+
+
+def _policy_version(folder: RunFolder) -> int:
+    status = folder.path / "status.json"
+    return int(load_json(status.read_bytes())["policy_version"]) if status.exists() else 0
+
+
+def _say(line: Mapping[str, Any]) -> None:
     late, seconds = line["late"], line["seconds"]["iteration"]
     print(
-        f"bound {bound}: iteration {line['iteration']}, {seconds:.1f} s, late {late['used']} used, "
+        f"iteration {line['iteration']}, {seconds:.1f} s, late {late['used']} used, "
         f"{late['too_stale']} too stale, {line['rewards']}",
         file=sys.stderr,
         flush=True,
@@ -167,27 +201,22 @@ def next_piece(given: argparse.Namespace) -> bool:
     """Does the next piece of work that is missing; False if nothing is."""
     before = Path(given.folder) / "before.json"
     if not before.exists():
-        _keep(before, evaluate(recipe_of("any", given), None))
+        before.parent.mkdir(parents=True, exist_ok=True)
+        replace_json(before, evaluate(recipe_of("any", given), None))
         return True
     for bound in given.bounds:
         folder = arm_folder(given, bound)
         after = folder / "after.json"
         lines = read_metrics(folder)
         if not lines or lines[-1]["iteration"] < given.iterations:
-            train(bound, given, piece_s=given.piece_s)
+            print(f"training with bound {bound}", file=sys.stderr)
+            train(bound, given)
             return True
         if not after.exists():
-            _keep(after, evaluate(recipe_of(bound, given), folder))
+            replace_json(after, evaluate(recipe_of(bound, given), folder))
             write_report(folder)
             return True
     return False
-
-
-def _keep(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_suffix(".partial")
-    partial_file.write_text(dump_json(dict(content)), encoding="utf-8")
-    partial_file.replace(path)
 
 
 def figures_of(bound: str, given: argparse.Namespace) -> list[Figure]:
@@ -197,8 +226,10 @@ def figures_of(bound: str, given: argparse.Namespace) -> list[Figure]:
     found, lines = compare(plan, before, after), read_metrics(folder)
     late = {name: sum(line["late"][name] for line in lines) for name in LATE_SUMS}
     curve = {name: _curve([line["rewards"].get(name) for line in lines]) for name in ("object_count", "ocr_spelling")}
-    seen = {one["group_id"]: one["taste"] for one in map(load_json, (folder / TASTE_FILE).read_text().splitlines())}
-    curve["taste"] = _curve([seen[group_id] for group_id in sorted(seen)])
+    seen = {
+        one["policy_version"]: one["taste"] for one in map(load_json, (folder / TASTE_FILE).read_text().splitlines())
+    }
+    curve["taste"] = _curve([seen[version] for version in sorted(seen)])
     said = {
         "win rate": f"{found['wins']} won, {found['ties']} tied, {found['losses']} lost; "
         f"{late['used']} answers used, {late['too_stale']} too stale",
@@ -236,7 +267,13 @@ def main() -> int:
     arguments.add_argument("--pictures-per-kind", type=int, default=102, help="held out")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
     arguments.add_argument("--piece-s", type=float, help="do one piece of at most so many seconds")
+    arguments.add_argument(
+        "--service", metavar="URL", help="the preference service; without it, a queue of this process"
+    )
+    arguments.add_argument("--invite", metavar="TEXT", help="what the link of an invite to the service ends with")
     given = arguments.parse_args()
+    if given.service and not given.invite:
+        arguments.error("--service needs --invite: make one for as many raters as comparisons may wait at once")
     while next_piece(given):
         if given.piece_s is not None:
             return MORE_TO_DO
