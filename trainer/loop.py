@@ -6,7 +6,8 @@ One iteration, with up to `max_inflight` rollouts out:
     fill      roll out and publish until so many are out
     await     the oldest; meanwhile fake-score updates, which need no reward: this iteration's own first, then at most
               `max_free_updates` more; then wait, for each oracle at most its bound, and go on with what is there
-    learn     surrogate (fresh groups and the replay bank), fake score, student and its EMA; the policy version grows
+    learn     surrogate (late answers, then fresh groups and the replay bank), fake score, student and its EMA; the
+              policy version grows
     record    one line of metrics; a checkpoint every so often; stop if asked, or if an oracle's policy says so
 
 With several workers every fork is rank 0's decision (`coordination`). Draws of an iteration follow from (seed,

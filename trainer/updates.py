@@ -62,7 +62,7 @@ class Updates:
         self._coordinator = coordinator
 
     def learn(self, rollout: Rollout, tally: UpdateTally, rng: np.random.Generator) -> Learned:
-        """Surrogate, fake score, student, in this order; the policy version grows if the student learnt."""
+        """Surrogate (late answers first), fake score, student; the policy version grows if the student learnt."""
         recipe, intake, version = self._recipe.algorithm, self._intake, self._intake.policy_version
         staleness = version - rollout.policy_version
         tallied, fresh, without = self._take_in(rollout)
