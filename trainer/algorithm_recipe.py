@@ -7,7 +7,7 @@ Defaults are those of the value form on the small shapes world; `docs/equations.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator, model_validator
 
@@ -21,6 +21,9 @@ __all__ = [
     "SurrogateSettings",
     "TauRange",
 ]
+
+_PREFERENCE_STALENESS: Final = 4
+"""Policy versions: what (E9) may lie behind where the recipe names no bound."""
 
 SurrogateForm = Literal["group_bradley_terry", "value_contrast", "value_regression"]
 Beta = Annotated[FiniteFloat, Field(ge=0, lt=1)]
@@ -102,7 +105,12 @@ class SurrogateSettings(RecipeSection):
     fresh_share: FiniteFloat = Field(default=0.5, gt=0, le=1)
     """Share of a batch that comes from the current rollout; the rest comes from the replay bank. 1 for (E9)."""
     max_staleness: int | None = Field(default=None, ge=0)
-    """Oldest trajectories it may learn from, in policy versions; null means any."""
+    """Oldest trajectories it may learn from, in policy versions; null means the form's own: any for a value, whose
+    reward stays true of an old picture, and 4 for (E9), which contrasts present ones."""
+    max_late_staleness: int | None = Field(default=None, ge=0)
+    """Oldest ones it may learn from by an answer that came late, in policy versions; null means as old as any."""
+    late_updates_per_iteration: int = Field(default=2, ge=1, le=1000)
+    """Updates an iteration, at most, beside the others, from answers that came late; what is left waits its turn."""
     initial_weights: Literal["teacher", "shipped"] = "shipped"
     """What it starts from: the teacher's backbone, or the warm surrogate that ships beside the student."""
     tau: TauRange = TauRange(lower=0.1, upper=0.9, power=2.0)
@@ -131,6 +139,19 @@ class SurrogateSettings(RecipeSection):
     """Whose standard deviation an advantage is divided by: its group's, or that of the whole batch."""
     advantage_clip: FiniteFloat = Field(default=5.0, gt=0)
     """Advantages are clipped to plus or minus this."""
+
+    @property
+    def staleness_bound(self) -> int | None:
+        """`max_staleness`, or the form's own; None is no bound."""
+        if self.max_staleness is None and self.form == "group_bradley_terry":
+            return _PREFERENCE_STALENESS
+        return self.max_staleness
+
+    @property
+    def late_bound(self) -> int | None:
+        """The same for answers that came late."""
+        bounds = [bound for bound in (self.staleness_bound, self.max_late_staleness) if bound is not None]
+        return min(bounds, default=None)
 
 
 class StudentSettings(RecipeSection):

@@ -351,5 +351,8 @@ def _pack(group: PictureGroup, traceparent: str | None) -> Group:
     for sample, pictured in zip(group.wire_samples(), group.samples, strict=True):
         media_type = choose_media_type(pictured.picture)
         encoded = encode_picture(pictured.picture, media_type)
-        requests.append(PendingSample(sample=sample, media_type=media_type, picture=encoded, traceparent=traceparent))
+        request = PendingSample(
+            sample=sample, media_type=media_type, picture=encoded, hint=pictured.hint, traceparent=traceparent
+        )
+        requests.append(request)
     return Group(group_id=group.group_id, requests=tuple(requests), reuse_answers_s=group.reuse_answers_s)

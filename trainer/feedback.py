@@ -47,6 +47,8 @@ class PictureSample:
     boundary_index: int
     picture: NDArray[np.uint8]
     """[H, W, 3]."""
+    hint: float | None = None
+    """The surrogate's present opinion; only differences within the group mean anything."""
 
 
 @dataclass(frozen=True, kw_only=True)

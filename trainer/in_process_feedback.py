@@ -103,7 +103,7 @@ class InProcessFeedback:
             raise OracleRejected("no such oracle in this process", name, f"known are {', '.join(self._oracles)}")
         by_group = [
             [
-                OracleInput(sample=sample, picture=pictured.picture)
+                OracleInput(sample=sample, picture=pictured.picture, hint=pictured.hint)
                 for sample, pictured in zip(group.wire_samples(), group.samples, strict=True)
             ]
             for group in groups

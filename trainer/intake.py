@@ -1,36 +1,27 @@
-"""Taking answers in: into the store, to the rollout that waits for them, and late ones into the replay bank.
+"""Taking answers in: into the store, to the rollout that waits for them, and late ones into their queue.
 
 published ──► in flight: rollouts, oldest first, each with the pairs it awaits
                   └─ learnt from ──► watched: groups of which some oracle has not answered yet
-                                        └─ its answer comes ──► bank, and `arrived_late`
+                                        └─ its answer comes ──► `late_answers`
 a second answer (a failed sample was asked about again) ──► the same; before its rollout's turn it replaces the first
-nothing outstanding any more, too old, or too many: forgotten
+nothing outstanding any more, no longer in the store, or too many: forgotten
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from rewardmesh.wire.messages import Deferred, Scored, ScoreFailure
 from rewardmesh.wire.telemetry import get_logger
 from rewardmesh.wire.tracing import span
 from trainer.feedback import Feedback, GroupFeedback
-from trainer.replay_bank import ReplayBank
+from trainer.late_answers import LateAnswer, LateAnswers
 from trainer.rollouts import Rollout, RolloutMaker
 from trainer.trajectory_store import OracleRewards, TrajectoryStore
 
-__all__ = ["Intake", "LateAnswer"]
-
-
-class LateAnswer(NamedTuple):
-    """An answer that came after its group had been learnt from."""
-
-    group_id: str
-    oracle: str
-    num_scored: int
-    """Rewards that were not there before."""
+__all__ = ["Intake"]
 
 
 class Intake:
@@ -42,20 +33,19 @@ class Intake:
         maker: RolloutMaker,
         *,
         store: TrajectoryStore,
-        bank: ReplayBank,
+        late_answers: LateAnswers,
         boundaries: Sequence[int],
         max_late_groups: int,
     ) -> None:
         self._feedback = feedback
         self._maker = maker
         self._store = store
-        self._bank = bank
         self._boundaries = tuple(boundaries)
         self._max_late_groups = max_late_groups
         self._watched: dict[str, set[str]] = {}
         self._log = get_logger("intake")
         self.inflight: deque[Rollout] = deque()
-        self.arrived_late: list[LateAnswer] = []
+        self.late_answers = late_answers
         self.policy_version = 0
         self.next_rollout = 0
 
@@ -93,15 +83,11 @@ class Intake:
         if done:
             self._feedback.forget(sorted(done))
 
-    def give_up(self, *, oldest_version: int) -> int:
-        """Forgets watched groups of older policy versions, and the oldest beyond the limit; returns how many."""
-        too_old = [
-            group_id
-            for group_id in self._watched
-            if group_id not in self._store or self._store.header(group_id).policy_version < oldest_version
-        ]
-        rest = [group_id for group_id in self._watched if group_id not in set(too_old)]
-        given_up = too_old + rest[: max(0, len(rest) - self._max_late_groups)]
+    def give_up(self) -> int:
+        """Forgets watched groups that have left the store, and the oldest beyond the limit; returns how many."""
+        gone = [group_id for group_id in self._watched if group_id not in self._store]
+        rest = [group_id for group_id in self._watched if group_id in self._store]
+        given_up = gone + rest[: max(0, len(rest) - self._max_late_groups)]
         for group_id in given_up:
             del self._watched[group_id]
         if given_up:
@@ -114,12 +100,12 @@ class Intake:
             "next_rollout": self.next_rollout,
             "inflight": [[rollout.index, rollout.policy_version] for rollout in self.inflight],
             "watched": [[group_id, sorted(oracles)] for group_id, oracles in self._watched.items()],
-            "arrived_late": list(self.arrived_late),
+            "late_answers": self.late_answers.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint: watches again, and publishes again what was in flight (which is idempotent)."""
-        self.arrived_late = [LateAnswer(*late) for late in state["arrived_late"] if late[0] in self._bank]
+        self.late_answers.restore(state["late_answers"])
         pairs = []
         for group_id, oracles in state["watched"]:
             if group_id not in self._store:
@@ -127,7 +113,7 @@ class Intake:
             self._watched[group_id] = set(oracles)
             pairs += [(group_id, oracle) for oracle in oracles if oracle not in self._store.rewards(group_id)]
             for oracle in sorted(set(oracles) & set(self._store.rewards(group_id))):
-                self._let_in(group_id, oracle, self._num_scored(group_id, oracle))
+                self.late_answers.came(LateAnswer(group_id, oracle, self._num_scored(group_id, oracle)))
                 self._unwatch(group_id, oracle)
         # What was stored after the checkpoint will be found in the store when its turn comes: it is not done.
         self.next_rollout = min((index for index, _ in state["inflight"]), default=int(state["next_rollout"]))
@@ -151,18 +137,12 @@ class Intake:
                     (rollout.refused if answer.status == "refused" else rollout.lost).add((group_id, oracle))
                 return
         if is_new:
-            self._let_in(group_id, oracle, self._num_scored(group_id, oracle) - before)
+            self.late_answers.came(LateAnswer(group_id, oracle, self._num_scored(group_id, oracle) - before))
         self._unwatch(group_id, oracle)
 
     def _num_scored(self, group_id: str, oracle: str) -> int:
         known = self._store.rewards(group_id) if group_id in self._store else {}
         return known[oracle].num_scored if oracle in known else 0
-
-    def _let_in(self, group_id: str, oracle: str, num_scored: int) -> None:
-        """An answer to a group that was learnt from: into the bank, for the surrogate."""
-        taken_in = self._bank.oracles(group_id) if group_id in self._bank else self._store.rewards(group_id)
-        self._bank.add(group_id, {*taken_in, oracle})
-        self.arrived_late.append(LateAnswer(group_id, oracle, num_scored))
 
     def _unwatch(self, group_id: str, oracle: str) -> None:
         outstanding = self._watched.get(group_id)

@@ -66,7 +66,7 @@ class Learner:
         self._rule = rule
         self._store = store
         self._bank = bank
-        self._groups_per_batch = max(1, recipe.batch_size // group_size)
+        self.groups_per_batch = max(1, recipe.batch_size // group_size)
 
     def combined(self, group_id: str) -> CombinedRewards | None:
         """The group's reward, from the oracles that the bank holds for it, or from all that the store does."""
@@ -91,25 +91,39 @@ class Learner:
         Where one has too few, the other fills in. Nothing older than `max_staleness` is taken from the bank.
         """
         settings = self._recipe.surrogate
-        wanted = self._groups_per_batch
-        oldest = None if settings.max_staleness is None else policy_version - settings.max_staleness
+        wanted = self.groups_per_batch
         from_fresh = _some(fresh, max(1, round(wanted * settings.fresh_share)), rng)
         if settings.fresh_share == 1:
             return from_fresh
-        drawn = self._bank.sample(2 * wanted, rng=rng, exclude=fresh, min_policy_version=oldest)
-        from_bank = self.informative(drawn)[: wanted - len(from_fresh)]
+        from_bank = self._from_bank(wanted - len(from_fresh), exclude=fresh, policy_version=policy_version, rng=rng)
         more = [group_id for group_id in fresh if group_id not in from_fresh]
         return from_fresh + from_bank + _some(more, wanted - len(from_fresh) - len(from_bank), rng)
+
+    def late_groups(self, late: Sequence[str], *, policy_version: int, rng: np.random.Generator) -> list[str]:
+        """Groups of a surrogate batch: all of `late`, filled up from the bank where the form has one."""
+        room = self.groups_per_batch - len(late) if self._recipe.surrogate.fresh_share < 1 else 0
+        return [*late, *self._from_bank(room, exclude=late, policy_version=policy_version, rng=rng)]
+
+    def _from_bank(
+        self, count: int, *, exclude: Sequence[str], policy_version: int, rng: np.random.Generator
+    ) -> list[str]:
+        """Up to `count` informative groups, none older than the surrogate may learn from."""
+        if count <= 0:
+            return []
+        bound = self._recipe.surrogate.staleness_bound
+        oldest = None if bound is None else policy_version - bound
+        drawn = self._bank.sample(2 * self.groups_per_batch, rng=rng, exclude=exclude, min_policy_version=oldest)
+        return self.informative(drawn)[:count]
 
     def update_surrogate(self, group_ids: Sequence[str], tally: UpdateTally) -> None:
         self._update("surrogate", self._algorithm.surrogate_step, self.rewarded_batch(group_ids), tally)
 
     def update_fake_score(self, group_ids: Sequence[str], tally: UpdateTally, *, rng: np.random.Generator) -> None:
-        batch = self.plain_batch(_some(group_ids, self._groups_per_batch, rng))
+        batch = self.plain_batch(_some(group_ids, self.groups_per_batch, rng))
         self._update("fake_score", self._algorithm.fake_score_step, batch, tally)
 
     def update_student(self, group_ids: Sequence[str], tally: UpdateTally, *, rng: np.random.Generator) -> None:
-        batch = self.plain_batch(_some(group_ids, self._groups_per_batch, rng))
+        batch = self.plain_batch(_some(group_ids, self.groups_per_batch, rng))
         self._update("student", self._algorithm.student_step, batch, tally)
 
     def plain_batch(self, group_ids: Sequence[str]) -> TrajectoryBatch:

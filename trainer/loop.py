@@ -6,7 +6,8 @@ One iteration, with up to `max_inflight` rollouts out:
     fill      roll out and publish until so many are out
     await     the oldest; meanwhile fake-score updates, which need no reward: this iteration's own first, then at most
               `max_free_updates` more; then wait, for each oracle at most its bound, and go on with what is there
-    learn     surrogate (fresh groups and the replay bank), fake score, student and its EMA; the policy version grows
+    learn     surrogate (late answers, then fresh groups and the replay bank), fake score, student and its EMA; the
+              policy version grows
     record    one line of metrics; a checkpoint every so often; stop if asked, or if an oracle's policy says so
 
 With several workers every fork is rank 0's decision (`coordination`). Draws of an iteration follow from (seed,
@@ -35,6 +36,7 @@ from trainer.coordination import Coordinator, Solo
 from trainer.feedback import Feedback, RewardTimes
 from trainer.intake import Intake
 from trainer.iteration_record import add_counts
+from trainer.late_answers import LateAnswers
 from trainer.learning import Learner, UpdateTally
 from trainer.recipe import Recipe, dump_recipe
 from trainer.replay_bank import ReplayBank
@@ -68,7 +70,7 @@ class RunOutcome:
 class Loop:
     """One worker's loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a run
         self,
         recipe: Recipe,
         algorithm: Algorithm,
@@ -80,8 +82,12 @@ class Loop:
         coordinator: Coordinator | None = None,
         sinks: Sequence[MetricsSink] = (),
         on_checkpoint: OnCheckpoint | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises ChecksMissing if all rewards of some prompt may be masked, CheckpointCorrupt for a damaged store."""
+        """`clock`: unix seconds, by which the store ages and late answers are late.
+
+        Raises ChecksMissing if all rewards of some prompt may be masked, CheckpointCorrupt for a damaged store.
+        """
         self._recipe = recipe
         self._algorithm = algorithm
         self._feedback = feedback
@@ -95,7 +101,7 @@ class Loop:
         )
         rule.check_prompts((one.prompt, one.checks) for one in prompts)
         self._amendments = AmendmentLog(folder.path, recipe)
-        self._store = TrajectoryStore(folder.store(rank), recipe.store)
+        self._store = TrajectoryStore(folder.store(rank), recipe.store, clock=clock)
         self._bank = ReplayBank(self._store, max_groups=recipe.store.bank_groups)
         maker = RolloutMaker(
             algorithm,
@@ -113,7 +119,7 @@ class Loop:
             feedback,
             maker,
             store=self._store,
-            bank=self._bank,
+            late_answers=LateAnswers(self._store, self._bank, bound=recipe.algorithm.surrogate.late_bound, clock=clock),
             boundaries=rule.boundaries,
             max_late_groups=recipe.feedback.max_late_groups,
         )
@@ -235,7 +241,10 @@ class Loop:
         return self._amendments.held()
 
     def _fill(self) -> None:
-        """Keeps up to `max_inflight` rollouts out; none beyond the run's end, nor while an oracle turns groups away."""
+        """Keeps up to `max_inflight` rollouts out; none beyond the run's end, nor while an oracle turns groups away.
+
+        One that is never waited for may turn away what it likes.
+        """
         intake = self._intake
         intake.collect(wait_s=0.0)
         out = len(intake.inflight)
@@ -244,7 +253,11 @@ class Loop:
         def plan(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             return {"rollouts": 0 if any(view["refused"] for view in views) else room}
 
-        refused = any(rollout.refused for rollout in intake.inflight)
+        refused = any(
+            self._rule.bounds_s(rollout.index)[oracle] > 0
+            for rollout in intake.inflight
+            for _, oracle in rollout.refused
+        )
         for _ in range(self._coordinator.decide({"refused": refused}, plan)["rollouts"]):
             self._status("training", "rolling out")
             intake.start()
@@ -330,7 +343,7 @@ class Loop:
             self._bank.restore(mine["bank"])
             self._intake.restore(mine["intake"])
         else:  # more workers than before: this one had nothing out; it rolls out its share of what the others had
-            self._intake.restore({**ranks[0]["intake"], "watched": [], "arrived_late": []})
+            self._intake.restore({**ranks[0]["intake"], "watched": [], "late_answers": {"waiting": [], "num_new": 0}})
         self._log.info("resumed", iteration=self._iteration, policy_version=self._intake.policy_version)
 
     def _decide_end(self) -> Reason | None:

@@ -11,9 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from trainer.evaluate import Evaluation, Outcome
+from trainer.evaluate import Evaluation
 
-__all__ = ["Interval", "PairedDifference", "overall_interval", "paired_difference", "student_quantile"]
+__all__ = [
+    "Interval",
+    "PairedDifference",
+    "overall_interval",
+    "paired_difference",
+    "stratified_intervals",
+    "student_quantile",
+]
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,15 @@ def paired_difference(before: Evaluation, after: Evaluation, *, confidence: floa
     same = all((b.prompt, b.kind, b.seed) == (a.prompt, a.kind, a.seed) for b, a in pairs)
     if not pairs or len(before.outcomes) != len(after.outcomes) or not same:
         raise ValueError(f"{before.name} and {after.name} were not evaluated on the same prompts and seeds")
-    differences = [(b, float(a.passed) - float(b.passed)) for b, a in pairs]
-    overall, by_kind = _stratified(differences, confidence)
+    differences = [(b.kind, b.prompt, float(a.passed) - float(b.passed)) for b, a in pairs]
+    overall, by_kind = stratified_intervals(differences, confidence=confidence)
     return PairedDifference(overall, by_kind, confidence, len(pairs), len({b.prompt for b, _ in pairs}))
 
 
 def overall_interval(evaluation: Evaluation, *, confidence: float = 0.95) -> Interval:
     """Strict accuracy of one evaluation, overall, with its interval."""
-    return _stratified([(o, float(o.passed)) for o in evaluation.outcomes], confidence)[0]
+    values = [(o.kind, o.prompt, float(o.passed)) for o in evaluation.outcomes]
+    return stratified_intervals(values, confidence=confidence)[0]
 
 
 def student_quantile(probability: float, degrees: float) -> float:
@@ -71,12 +79,15 @@ def student_quantile(probability: float, degrees: float) -> float:
     return z + first / degrees + second / degrees**2 + third / degrees**3
 
 
-def _stratified(values: Sequence[tuple[Outcome, float]], confidence: float) -> tuple[Interval, dict[str, Interval]]:
-    kinds = dict.fromkeys(outcome.kind for outcome, _ in values)
+def stratified_intervals(
+    values: Sequence[tuple[str, str, float]], *, confidence: float = 0.95
+) -> tuple[Interval, dict[str, Interval]]:
+    """Mean of the kinds' means, and each kind's own, of one value a picture: (kind, prompt, value)."""
+    kinds = dict.fromkeys(kind for kind, _, _ in values)
     by_kind: dict[str, Interval] = {}
     estimates: list[tuple[float, float, float]] = []
     for kind in kinds:
-        estimate = _clustered([(outcome.prompt, value) for outcome, value in values if outcome.kind == kind])
+        estimate = _clustered([(prompt, value) for of, prompt, value in values if of == kind])
         estimates.append(estimate)
         by_kind[kind] = _interval(*estimate, confidence)
     count = len(estimates)

@@ -9,6 +9,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from rewardmesh.wire.names import METRICS
+from trainer.late_answers import LATE_FIGURES
 
 __all__ = ["RayMetrics"]
 
@@ -27,6 +28,9 @@ class RayMetrics:
                 "rewardmesh_reward": ("oracle",),
                 "rewardmesh_outcomes": ("oracle", "kind"),
                 "rewardmesh_staleness": (),
+                "rewardmesh_late_answers": ("kind",),
+                "rewardmesh_late_staleness": ("from",),
+                "rewardmesh_late_age_s": (),
                 "rewardmesh_reward_time_exposed_s": (),
                 "rewardmesh_reward_time_hidden_s": (),
                 "rewardmesh_iteration_s": ("part",),
@@ -46,6 +50,7 @@ class RayMetrics:
             for kind, amount in outcomes.items()
         ]
         values.append(self._value("rewardmesh_staleness", line["staleness"]))
+        values += self._late(line["late"])
         values.append(self._value("rewardmesh_reward_time_exposed_s", seconds["exposed_wait"]))
         values.append(self._value("rewardmesh_reward_time_hidden_s", seconds["hidden_reward"]))
         values += [self._value("rewardmesh_iteration_s", value, part=part) for part, value in seconds.items()]
@@ -55,6 +60,16 @@ class RayMetrics:
     def close(self) -> None:
         self._stop.set()
         self._thread.join(timeout=REPEAT_S)
+
+    def _late(self, late: Mapping[str, Any]) -> list[tuple[Gauge, float, dict[str, str]]]:
+        values = [self._value("rewardmesh_late_answers", late[kind], kind=kind) for kind in LATE_FIGURES]
+        values += [
+            self._value("rewardmesh_late_staleness", count, **{"from": begin})
+            for begin, count in late["staleness"].items()
+        ]
+        if late["mean_age_s"] is not None:
+            values.append(self._value("rewardmesh_late_age_s", late["mean_age_s"]))
+        return values
 
     def _value(self, name: str, value: float, **labels: str) -> tuple[Gauge, float, dict[str, str]]:
         return self._gauges[name], float(value), {"run": self._run_id, **labels}

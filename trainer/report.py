@@ -18,6 +18,7 @@ from trainer.amendments import show_amendments
 from trainer.charts import format_number, line_chart
 from trainer.evaluation_files import read_heldout
 from trainer.iteration_record import OUTCOMES, add_counts
+from trainer.late_answers import LATE_SUMS
 from trainer.report_curves import boundary_means, charts
 
 __all__ = ["REPORT_FILE", "read_metrics", "render_report", "write_report"]
@@ -66,6 +67,7 @@ def render_report(folder: Path) -> str:
         _section("While it trained", _curves(metrics)),
         _section("Rewards by boundary", _boundaries(metrics)),
         _section("Outcomes by oracle", _outcomes(metrics)),
+        _section("Late answers", _late(metrics)),
         _section("Oracles added while it trained", _amendments(folder)),
         _section("Pictures", "".join(_picture(path) for path in sorted((folder / "pictures").glob("*.png")))),
         _section("Summary", _pre(summary)),
@@ -197,6 +199,28 @@ def _outcomes(metrics: Sequence[Mapping[str, Any]]) -> str:
         "lost, or never answered) and missing (no answer when the iteration learnt). Masked: learnt from without this "
         "reward. Late: rewards that came afterwards.</p>"
     )
+
+
+def _late(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What became of answers that came after their group had been learnt from, how stale they were, and how old."""
+    lates = [line["late"] for line in metrics if "late" in line]
+    total = add_counts({key: late[key] for key in (*LATE_SUMS, "staleness", "age_s")} for late in lates)
+    if not lates or not total["arrived"]:
+        return ""
+    rows = [[*(str(total[name]) for name in LATE_SUMS), str(lates[-1]["waiting"])]]
+    return (
+        _table([*(name.replace("_", " ") for name in LATE_SUMS), "waiting"], rows)
+        + _classes("policy versions behind, from", total["staleness"])
+        + _classes("seconds from picture to use, from", total["age_s"])
+        + '<p class="muted">Answers, one a group and oracle. Used: in an update of the surrogate of their own. Too '
+        "stale: older than the recipe lets it learn from. Untaught: nothing to learn in them. Given up: groups that "
+        "are not watched any more.</p>"
+    )
+
+
+def _classes(what: str, counts: Mapping[str, int]) -> str:
+    begins = sorted(counts, key=int)
+    return _table([what, *begins], [["answers", *(str(counts[begin]) for begin in begins)]]) if begins else ""
 
 
 def _amendments(folder: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.charts import NUM_COLOURS, Chart, Points, Series, series_of
+from trainer.late_answers import LATE_SUMS
 
 __all__ = ["boundary_means", "charts"]
 
@@ -33,6 +34,7 @@ def charts(lines: Lines) -> list[Chart]:
         _seconds(lines),
         _pair(lines, "Samples scored a second", {"samples_scored_per_s": "samples"}, from_zero=True),
         _pair(lines, "Policy versions from rollout to learning", {"staleness": "staleness"}, from_zero=True),
+        Chart("Late answers", series_of(_nested(_arrived(lines), "late")), "by what became of them", from_zero=True),
         Chart("Samples waiting in the buffer", series_of(_waiting(lines)), from_zero=True),
         Chart("Groups", series_of(_nested(lines, "groups")), "rewarded, of those tied, and unrewarded", from_zero=True),
     ]
@@ -83,6 +85,15 @@ def _by_key(lines: Lines, *section: str) -> dict[str, Points]:
 def _nested(lines: Lines, section: str) -> dict[str, Points]:
     """As `_by_key`, less what is always zero."""
     return {name: points for name, points in _by_key(lines, section).items() if any(y for _, y in points)}
+
+
+def _arrived(lines: Lines) -> list[dict[str, Any]]:
+    """Of what a line says about late answers, what is counted in answers."""
+    return [
+        {"iteration": line["iteration"], "late": {name: line["late"][name] for name in (*LATE_SUMS[:-1], "waiting")}}
+        for line in lines
+        if "late" in line
+    ]
 
 
 def _boundary_charts(lines: Lines) -> list[Chart]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.feedback import Feedback
 from trainer.iteration_record import reward_figures
+from trainer.late_answers import late_figures
 from trainer.learning import UpdateTally
 from trainer.recipe import Recipe
 from trainer.run_folder import RunFolder
@@ -41,7 +42,6 @@ class Reporter:
         seconds: Mapping[str, float],
     ) -> None:
         """One iteration's line. `where`: iteration, versions, sizes; `counts`: added over workers."""
-        late = counts["late"]
         self.line = {
             **where,
             "form": self._recipe.algorithm.surrogate.form,
@@ -49,12 +49,7 @@ class Reporter:
             "permuted": self._recipe.run.permute_rewards,
             **reward_figures(counts),
             "pairs": dict(counts["pairs"]),
-            "late": {
-                "arrived": late["arrived"],
-                "used": late["used"],
-                "mean_staleness": late["staleness_sum"] / late["arrived"] if late["arrived"] else None,
-                "given_up": late["given_up"],
-            },
+            "late": late_figures(counts["late"]),
             "updates": dict(tally.counts),
             "free_updates": free_updates,
             "figures": tally.means(),

@@ -97,6 +97,11 @@ class RewardRule:
         """Names of the oracles whose answers are taken whenever they come."""
         return tuple(use.name for use in self.asked(checks, rollout_index) if use.is_late)
 
+    def wants_hint(self, oracles: Iterable[str], rollout_index: int) -> bool:
+        """Whether some of these oracles are sent the surrogate's opinion."""
+        named = set(oracles)
+        return any(use.send_hint and use.name in named for use in self.oracles(rollout_index))
+
     def reuse_answers_s(self, rollout_index: int) -> dict[str, float]:
         """How old an answer may be that is taken again, for the oracles whose answers may be."""
         uses = self.oracles(rollout_index)

@@ -7,6 +7,7 @@ Axis legend: B samples, G group size, K steps, C/H/W latent; pictures [B, H, W, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rewardmesh.wire.tracing import span
-from trainer.algorithms.interface import Algorithm
+from trainer.algorithms.interface import Algorithm, TrajectoryBatch
 from trainer.feedback import PictureGroup, PictureSample
 from trainer.recipe_sections import PromptSettings
 from trainer.rewards import RewardRule
@@ -206,6 +207,9 @@ class RolloutMaker:
         pictures = pictures.reshape(size, len(scored), *pictures.shape[1:])
         ids = self.sample_ids(group_id, size)
         awaited = self._rule.awaited(header.checks, header.rollout_index)
+        hints: list[float | None] = [None] * size
+        if self._rule.wants_hint(oracles, header.rollout_index):
+            hints = self._opinions(header.prompt, boundaries)
         return PictureGroup(
             run_id=self._run_id,
             group_id=group_id,
@@ -213,7 +217,12 @@ class RolloutMaker:
             prompt=header.prompt,
             checks=header.checks,
             samples=tuple(
-                PictureSample(sample_id=ids[p][i], boundary_index=k, picture=pictures[i, p])
+                PictureSample(
+                    sample_id=ids[p][i],
+                    boundary_index=k,
+                    picture=pictures[i, p],
+                    hint=hints[i] if k == scored[-1] else None,
+                )
                 for p, k in enumerate(scored)
                 for i in range(size)
             ),
@@ -222,3 +231,9 @@ class RolloutMaker:
             traceparent=header.traceparent,
             reuse_answers_s=self._rule.reuse_answers_s(header.rollout_index),
         )
+
+    def _opinions(self, prompt: str, boundaries: Tensor) -> list[float | None]:
+        """What the surrogate thinks of a group's finished pictures; None where that is no number."""
+        size = len(boundaries)
+        batch = TrajectoryBatch(boundaries, [prompt] * size, torch.zeros(size, dtype=torch.int64))
+        return [value if math.isfinite(value) else None for value in self._algorithm.opinions(batch).tolist()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,7 @@ __all__ = [
     "load_family",
     "model_folder",
     "open_buffer_feedback",
+    "stream_settings",
     "training_prompts",
     "with_absolute_folder",
 ]
@@ -69,7 +70,13 @@ def build_parts(recipe: Recipe, *, run_id: str, device: torch.device, rank: int,
     if buffer_url is None:
         raise BufferMisconfigured("no buffer to send pictures to", "REDIS_URL", "set it, or use `rewardmesh train`")
     group_pictures = recipe.prompts.group_size * len(scored_boundaries(recipe.feedback.pictures, algorithm.num_steps))
-    feedback = open_buffer_feedback(recipe.feedback, run_id=run_id, url=buffer_url, group_pictures=group_pictures)
+    feedback = open_buffer_feedback(
+        recipe.feedback,
+        run_id=run_id,
+        url=buffer_url,
+        group_pictures=group_pictures,
+        stream_settings=stream_settings(recipe),
+    )
     return Parts(algorithm, partial(_decode, family), prompts, feedback)
 
 
@@ -126,7 +133,29 @@ def training_prompts(recipe: Recipe) -> list[PromptSpec]:
     return chosen
 
 
-def open_buffer_feedback(settings: FeedbackSettings, *, run_id: str, url: str, group_pictures: int) -> BufferFeedback:
+def stream_settings(recipe: Recipe) -> StreamSettings:
+    """Bounds of the run's stream, as its recipe implies them.
+
+    A group that a late oracle may still answer is known for as long as the trajectory store could hold it, and what is
+    too old for everybody who learns is not asked about any more.
+    """
+    settings = StreamSettings(budget_bytes=recipe.feedback.budget_bytes)
+    if any(oracle.is_late for oracle in recipe.feedback.oracles):
+        settings = replace(settings, group_ttl_s=max(settings.group_ttl_s, recipe.store.max_age_s))
+    late_bound = recipe.algorithm.surrogate.late_bound
+    if late_bound is None:
+        return settings
+    return replace(settings, max_staleness=max(late_bound, recipe.feedback.max_staleness))
+
+
+def open_buffer_feedback(
+    settings: FeedbackSettings,
+    *,
+    run_id: str,
+    url: str,
+    group_pictures: int,
+    stream_settings: StreamSettings | None = None,
+) -> BufferFeedback:
     """Feedback through the server at `url`; the run is alive in its registry from then on.
 
     Raises: BufferUnavailable, BufferMisconfigured; OracleUnavailable if an oracle that may not be masked is not
@@ -135,9 +164,9 @@ def open_buffer_feedback(settings: FeedbackSettings, *, run_id: str, url: str, g
     names = [oracle.name for oracle in settings.oracles]
     # While a late oracle may still owe answers, workers go on with the run after the trainer has left.
     ends = not any(oracle.is_late for oracle in settings.oracles)
-    stream_settings = StreamSettings(budget_bytes=settings.budget_bytes)
     require = partial(_require_usable, settings=settings, group_pictures=group_pictures)
-    opener = partial(_open_stream, url, run_id, stream_settings, require, ends=ends)
+    bounds = stream_settings or StreamSettings(budget_bytes=settings.budget_bytes)
+    opener = partial(_open_stream, url, run_id, bounds, require, ends=ends)
     return BufferFeedback(opener, oracles=names, registered=partial(_registered, url))
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,8 @@ class GroupHeader:
     """G."""
     traceparent: str | None = None
     """The span of its rollout, if traces are exported: what becomes of it later belongs to the same trace."""
+    unix_s: float = 0.0
+    """When it was stored; 0 where that was not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,23 +147,25 @@ class TrajectoryStore:
         """Appends a group. A group that is there already is kept as it is: what was scored is what is learnt from."""
         if group.header.group_id in self._entries:
             return
+        header = replace(group.header, unix_s=self._clock())
         head = dump_json(
             {
-                "group_id": group.header.group_id,
-                "rollout_index": group.header.rollout_index,
-                "policy_version": group.header.policy_version,
-                "prompt": group.header.prompt,
-                "kind": group.header.kind,
-                "checks": dict(group.header.checks),
-                "sigmas": list(group.header.sigmas),
-                "group_size": group.header.group_size,
-                **({"traceparent": group.header.traceparent} if group.header.traceparent else {}),
+                "group_id": header.group_id,
+                "rollout_index": header.rollout_index,
+                "policy_version": header.policy_version,
+                "prompt": header.prompt,
+                "kind": header.kind,
+                "checks": dict(header.checks),
+                "sigmas": list(header.sigmas),
+                "group_size": header.group_size,
+                **({"traceparent": header.traceparent} if header.traceparent else {}),
+                "unix_s": header.unix_s,
                 "shape": list(group.boundaries.shape),
             }
         ).encode()
         latents = np.ascontiguousarray(group.boundaries, dtype=np.dtype("<f2"))
         location = self._log.append(_TRAJECTORY, _LENGTH.pack(len(head)) + head + latents.tobytes())
-        self._entries[group.header.group_id] = _Entry(location, group.header)
+        self._entries[header.group_id] = _Entry(location, header)
         self._drop_pruned()
 
     def add_rewards(self, group_id: str, rewards: OracleRewards) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from trainer.coordination import Coordinator
 from trainer.intake import Intake
 from trainer.iteration_record import GroupCounts
+from trainer.late_answers import LateCounts, LatePlan
 from trainer.learning import Learner, UpdateTally
 from trainer.recipe import Recipe
 from trainer.replay_bank import ReplayBank
@@ -61,27 +62,41 @@ class Updates:
         self._coordinator = coordinator
 
     def learn(self, rollout: Rollout, tally: UpdateTally, rng: np.random.Generator) -> Learned:
-        """Surrogate, fake score, student, in this order; the policy version grows if the student learnt."""
+        """Surrogate (late answers first), fake score, student; the policy version grows if the student learnt."""
         recipe, intake, version = self._recipe.algorithm, self._intake, self._intake.policy_version
         staleness = version - rollout.policy_version
         tallied, fresh, without = self._take_in(rollout)
-        late = self._take_late(tallied, version)
-        limit = recipe.surrogate.max_staleness
-        candidates = self._learner.informative([*(fresh if limit is None or staleness <= limit else ()), *late])
+        bound = recipe.surrogate.staleness_bound
+        candidates = self._learner.informative(fresh if bound is None or staleness <= bound else ())
         groups = self._learner.surrogate_groups(candidates, policy_version=version, rng=rng)
+        late = self._plan_late(version)
+        waiting, size = list(late.groups), self._learner.groups_per_batch
+        batches = [waiting[start : start + size] for start in range(0, len(waiting), size)]
 
         def plan(views: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             rewarded = any(view["rewarded"] for view in views)
             current = staleness <= self._recipe.feedback.max_staleness
             return {
                 "surrogate": recipe.surrogate.updates_per_iteration if all(view["groups"] for view in views) else 0,
+                "late": max(view["late"] for view in views) if all(view["able"] for view in views) else 0,
                 "student": recipe.student.updates_per_iteration if rewarded and current else 0,
                 "empty": not rewarded,
                 "aborting": sorted({oracle for view in views for oracle in view["without"]}),
             }
 
-        view = {"rewarded": len(fresh), "groups": len(groups), "without": sorted(without)}
+        view = {
+            "rewarded": len(fresh),
+            "groups": len(groups),
+            "late": len(batches),
+            "able": bool(batches or groups),
+            "without": sorted(without),
+        }
         updates = self._coordinator.decide(view, plan)
+        for number in range(updates["late"]):
+            # A worker with fewer late answers than another keeps step with what it has.
+            own = batches[number % len(batches)] if batches else ()
+            batch = self._learner.late_groups(own, policy_version=version, rng=rng) if own else groups
+            self._learner.update_surrogate(batch, tally)
         for _ in range(updates["surrogate"]):
             self._learner.update_surrogate(groups, tally)
             groups = self._learner.surrogate_groups(candidates, policy_version=version, rng=rng)
@@ -91,8 +106,7 @@ class Updates:
             self._learner.update_student(rollout.group_ids, tally, rng=rng)
         if updates["student"]:
             intake.advance_policy()
-        given_up = intake.give_up(oldest_version=0 if limit is None else intake.policy_version - limit)
-        tallied.counts["late"]["given_up"] = given_up
+        self._count_late(tallied, late if updates["late"] >= len(batches) else None)
         return Learned(tallied.counts, staleness, updates["empty"], tuple(updates["aborting"]))
 
     def _take_in(self, rollout: Rollout) -> tuple[GroupCounts, list[str], set[str]]:
@@ -129,18 +143,22 @@ class Updates:
         self._intake.finish(rollout)
         return tallied, fresh, without
 
-    def _take_late(self, tallied: GroupCounts, version: int) -> list[str]:
-        """Groups whose late answers have come since the last iteration, and are not too old for the surrogate."""
-        limit = self._recipe.algorithm.surrogate.max_staleness
-        arrived = [late for late in self._intake.arrived_late if late.group_id in self._store]
-        self._intake.arrived_late.clear()
-        ages = [version - self._store.header(late.group_id).policy_version for late in arrived]
-        for late in arrived:
-            tallied.add_late(late.oracle, late.num_scored)
-        usable = dict.fromkeys(
-            late.group_id
-            for late, age in zip(arrived, ages, strict=True)
-            if late.group_id in self._bank and (limit is None or age <= limit)
-        )
-        tallied.counts["late"] = {"arrived": len(arrived), "used": len(usable), "staleness_sum": sum(ages)}
-        return list(usable)
+    def _plan_late(self, version: int) -> LatePlan:
+        limit = self._recipe.algorithm.surrogate.late_updates_per_iteration * self._learner.groups_per_batch
+        return self._intake.late_answers.plan(version, max_groups=limit, informative=self._learner.informative)
+
+    def _count_late(self, tallied: GroupCounts, plan: LatePlan | None) -> None:
+        """Late answers that came since the last iteration, and those that leave the queue. None: all of them wait."""
+        queue = self._intake.late_answers
+        new = queue.take_new()
+        for answer in new:
+            tallied.add_late(answer.oracle, answer.num_scored)
+        if plan is not None:
+            queue.accept(plan)
+        counts = (plan.counts if plan is not None else LateCounts()).counts
+        tallied.counts["late"] = {
+            **counts,
+            "arrived": len(new),
+            "waiting": len(queue),
+            "given_up": self._intake.give_up(),
+        }

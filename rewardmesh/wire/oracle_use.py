@@ -62,6 +62,9 @@ class OracleUse(Message):
     reuse_answers_s: Number | None = Field(default=None, gt=0, le=604_800)
     """Age of the oldest answer that is taken again, instead of asking, when it has the same version and gets the same
     picture, prompt and checks; null: always asked. Leave it null for an oracle whose answers vary."""
+    send_hint: bool = False
+    """Send the surrogate's present opinion of each finished picture along, for an oracle that chooses what to ask; the
+    group's other oracles see it too. One forward of the surrogate a group."""
 
     @field_validator("weight")
     @classmethod

@@ -119,6 +119,12 @@ class Algorithm(Protocol):
     def fake_score_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the fake score; needs no reward."""
 
+    def opinions(self, batch: TrajectoryBatch) -> Tensor:
+        """What the surrogate thinks of each finished picture [B]; only differences within a group mean anything.
+
+        Needs no reward. The same again for the same surrogate: nothing is drawn from what updates draw from.
+        """
+
     def student_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the student and of its EMA; needs no reward, as the surrogate carries it."""
 

@@ -19,7 +19,7 @@ from trainer.algorithms.networks import rms
 from trainer.algorithms.surrogates import Renoised, build_surrogate, ranking
 from trainer.algorithms.tdm import MAX_TAU, StudentStep, Tdm
 from trainer.diffusion.flow import draw_noise, renoise_boundary
-from trainer.diffusion.schedule import draw_boundary_steps, draw_tau
+from trainer.diffusion.schedule import draw_boundary_steps, draw_tau, shift_sigma
 from trainer.losses.student import direction_term, student_loss
 from trainer.models.sd3 import Sd3Family
 
@@ -46,6 +46,27 @@ class TdmR1(Tdm):
         """Share of unequal pairs of a group that the surrogate orders rightly, at boundaries drawn as for an update."""
         at, k_next = self.renoised(batch)
         return ranking(self.surrogate.opinions(at), batch.rewards_at(k_next).to(self.family.device), at.group_index)
+
+    @torch.no_grad()
+    def opinions(self, batch: TrajectoryBatch) -> Tensor:
+        """Of the clean boundaries, at the lowest level that the surrogate is trained at, under one fixed noise."""
+        device, count = self.family.device, batch.num_samples
+        z_next = batch.boundaries[:, -1].to(device).float()
+        clean = torch.zeros(count, device=device)
+        tau = shift_sigma(torch.full_like(clean, self.recipe.surrogate.tau.lower), shift=self.family.shift)
+        alike = torch.zeros(count, dtype=torch.int64, device=device)
+        noise = draw_noise(z_next, rng=torch.Generator().manual_seed(0), group_index=alike)
+        at = Renoised(
+            x_tau=renoise_boundary(z_next, noise, clean, tau).x_tau,
+            tau=tau,
+            z_next=z_next,
+            noise=noise,
+            sigma_next=clean,
+            weight=torch.ones_like(clean),
+            group_index=batch.group_index.to(device),
+            cond=self.family.encode_prompts(batch.prompts),
+        )
+        return self.surrogate.opinions(at).float().cpu()
 
     def renoised(self, batch: TrajectoryBatch) -> tuple[Renoised, Tensor]:
         """Each group's boundary k+1 at a level above it, noise shared; and k+1 [B] on the CPU."""

@@ -79,6 +79,9 @@ class ToyAlgorithm:
         self.ema_mean = 0.9 * self.ema_mean + 0.1 * self.mean.detach()
         return figures
 
+    def opinions(self, batch: TrajectoryBatch) -> Tensor:
+        return batch.boundaries[:, -1].flatten(1).mean(1)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "networks": {

@@ -97,7 +97,16 @@ class BesideAnother(Solo):
     """Rank 0 of two: all is well here, and `people` has left the other worker without a reward."""
 
     def decide(self, view: Any, plan: Any) -> dict[str, Any]:
-        other = {"without": ["people"], "rewarded": 4, "groups": 4, "awaited": {}, "stop": False, "refused": False}
+        other = {
+            "without": ["people"],
+            "rewarded": 4,
+            "groups": 4,
+            "late": 0,
+            "able": True,
+            "awaited": {},
+            "stop": False,
+            "refused": False,
+        }
         decided: dict[str, Any] = plan([view, other])
         return decided
 

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.trainer.heldout_world import grey_evaluation
 from trainer.charts import Chart, Series, format_number, line_chart, nice_ticks, smoothed
 from trainer.evaluation_files import heldout_figures, write_heldout
+from trainer.late_answers import LATE_FIGURES
 from trainer.pictures import write_comparison
 from trainer.report import read_metrics, write_report
 from trainer.report_curves import boundary_means, charts
@@ -39,6 +40,15 @@ def metrics_line(iteration: int, *, boundaries: int = 1) -> dict[str, Any]:
             "<late>": {"asked": 44, "missing": 44, "late": 11},
         },
         "staleness": iteration % 2,
+        "late": {
+            **dict.fromkeys(LATE_FIGURES, 0),
+            "arrived": 3,
+            "used": 2,
+            "too_stale": 1,
+            "waiting": 4,
+            "staleness": {"1": 2, "16": 1},
+            "age_s": {"60": 2},
+        },
         "updates": {"student": 1, "surrogate": 2, "fake_score": 1},
         "figures": {
             "surrogate": {"surrogate_loss": 0.6 - 0.001 * iteration, "surrogate_ranking": 0.7},
@@ -116,6 +126,9 @@ def test_the_report_says_what_was_measured(tmp_path) -> None:
     cells = "".join(f"<td>{count}</td>" for count in (4000, 3880, 80, 40, 0, 0, 120, 0))
     assert f"<td>object_count</td>{cells}" in text  # asked, scored, failed, stale, dropped, missing, masked, late
     assert "<td>&lt;late&gt;</td><td>1760</td><td>0</td>" in text
+    late = "".join(f"<td>{count}</td>" for count in (120, 80, 40, 0, 0, 4))
+    assert f"<tr>{late}</tr>" in text  # arrived, used, too stale, untaught, given up, and waiting at the end
+    assert "<td>answers</td><td>80</td><td>40</td>" in text and "<td>answers</td><td>80</td></tr>" in text
     assert "Oracles added while it trained" not in text
     assert "Rewards by boundary" not in text
 

@@ -91,6 +91,24 @@ def test_a_value_learns_how_much_blue_there_is_within_80_steps(family: Sd3Family
     assert float(np.mean(rankings)) > 0.8
 
 
+def test_opinions_order_finished_pictures_and_disturb_no_draw(family: Sd3Family) -> None:
+    """What goes along as a hint: the warm value of a clean picture, the same whenever it is asked."""
+    algorithm = TdmR1(AlgorithmRecipe(), family, weights=WEIGHTS, seed=0)
+    prompts = ["a red circle", "a blue star"]
+    trajectory = algorithm.rollout(prompts, 4, torch.Generator().manual_seed(0))
+    pictures = TrajectoryBatch(
+        trajectory.boundaries, [one for one in prompts for _ in range(4)], torch.arange(2).repeat_interleave(4)
+    )
+    before = algorithm.rng.get_state()
+    first, again = algorithm.opinions(pictures), algorithm.opinions(pictures)
+    assert torch.equal(first, again) and torch.equal(before, algorithm.rng.get_state())
+    assert first.shape == (8,) and float(first.std()) > 0.1
+    alone = TrajectoryBatch(trajectory.boundaries[4:], pictures.prompts[4:], torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(algorithm.opinions(alone), first[4:], atol=1e-3, rtol=1e-3)
+    other = TrajectoryBatch(trajectory.boundaries[4:], ["a red circle"] * 4, torch.zeros(4, dtype=torch.int64))
+    assert float(algorithm.opinions(other).mean()) < float(first[4:].mean())  # they show another thing
+
+
 def test_a_value_reads_several_prompts_as_it_reads_each_alone(family: Sd3Family) -> None:
     torch.manual_seed(0)
     network = ValueNetwork(family)
