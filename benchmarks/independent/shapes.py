@@ -9,7 +9,7 @@ Axis legend: h, w pixels SCALE times smaller than a picture's; boxes x1, y1, x2,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -17,21 +17,27 @@ from typing import Final
 import cv2
 import numpy as np
 
-from benchmarks.independent.ground import COLOR_NAMES, PALETTE, SCALE, Floats, Inked, Mask, Picture, find_ink
-from trainer.worlds.shapes.vocabulary import SHAPES
+from benchmarks.independent.ground import COLOR_NAMES, PALETTE, SCALE, Inked, Mask, Picture, find_ink
+from benchmarks.independent.outlines import best_shape
 
 __all__ = ["Seen", "objects_of", "see", "silhouettes"]
 
 _SIDE: Final = 48
 """Silhouettes are compared at this size, whatever the object's."""
+_ROUNDINGS: Final = (0.0, 0.05, 0.1)
+"""Of a silhouette's side: how far its corners are rounded. A dozen pixels hold no sharp corner for long."""
 _MIN_AREA = 20.0
 """Square pixels of the picture; the smallest shape that is drawn has 45."""
+_MIN_PIECE = 4.0
+"""The same, of what a shape may be put together from."""
+_MAX_PIECES = 5
 _MIN_ASPECT = 0.62
 """Shorter side by longer side of a box; everything in the world is about as wide as high."""
-_IS_SHAPE = 0.72
-"""Least overlap with a silhouette. Between silhouettes it is 0.73 at most (a disc of ink for a ring)."""
-_IS_GOOD = 0.85
+_IS_SHAPE = 0.55
+"""Least overlap with a silhouette."""
+_IS_GOOD = 0.8
 """Overlap above which nobody asks whether the ink might be two things."""
+_ONE_RATHER_THAN_TWO = 0.95
 _MAX_COLOR_ERROR = 85.0
 """Distance in RGB from a named colour beyond which an object has none; between names it is 122 at least."""
 
@@ -46,6 +52,8 @@ class Seen:
     box: tuple[float, float, float, float]
     fit: float
     """Overlap with its silhouette, in [0, 1]."""
+    area: float
+    """Ink, in square pixels."""
     color_error: float
     """Distance from the name's colour, RGB of 255."""
 
@@ -71,37 +79,53 @@ def objects_of(inked: Inked) -> list[Seen]:
 
 
 def _explain(part: Mask, inked: Inked) -> list[Seen]:
-    """One piece of connected ink as one shape, or as several where that fits better, or as nothing."""
+    """One piece of connected ink as one shape, or as several where that accounts for more of it, or as nothing."""
     whole = _match(part, inked)
     if whole is not None and whole.fit >= _IS_GOOD:
         return [whole]
-    ways = [[whole] if whole is not None and whole.fit >= _IS_SHAPE else []]
+    ways = [[whole]] if whole is not None else []
     for pieces in _taken_apart(part, inked):
-        seen = [_match(piece, inked) for piece in pieces]
-        ways.append([one for one in seen if one is not None and one.fit >= _IS_SHAPE])
-    return max(ways, key=lambda way: _explained(way, part))
+        ways += _packings(_groups(pieces[:_MAX_PIECES], inked))
+    return max(ways, key=_explained, default=[])
 
 
-def _explained(way: list[Seen], part: Mask) -> float:
-    """How much of a piece of ink is accounted for: the fits, weighted by the boxes' share."""
-    if not way:
-        return 0.0
-    area = part.sum() / SCALE**2
-    boxes = sum(one.size**2 * _filled()[one.shape] for one in way)
-    fit = sum(one.fit * one.size**2 * _filled()[one.shape] for one in way) / boxes
-    return fit * min(1.0, boxes / area)
+def _explained(way: Sequence[Seen]) -> float:
+    """Ink that shapes account for, in square pixels, each by its fit; what is one shape is rather one than two."""
+    return sum(one.fit**2 * one.area for one in way) * _ONE_RATHER_THAN_TWO ** len(way)
+
+
+def _groups(pieces: Sequence[Mask], inked: Inked) -> list[tuple[int, Seen]]:
+    """Pieces put together in every way that makes a shape: which pieces (a bit each), and the shape."""
+    groups = []
+    for group in range(1, 1 << len(pieces)):
+        chosen = [piece for index, piece in enumerate(pieces) if group >> index & 1]
+        seen = _match(np.bitwise_or.reduce(chosen), inked)
+        if seen is not None:
+            groups.append((group, seen))
+    return groups
+
+
+def _packings(groups: Sequence[tuple[int, Seen]]) -> Iterator[list[Seen]]:
+    """Every choice of groups that share no piece; what is in none of them is left over."""
+    yield []
+    for place, (group, seen) in enumerate(groups):
+        apart = [other for other in groups[place + 1 :] if not other[0] & group]
+        for rest in _packings(apart):
+            yield [seen, *rest]
 
 
 def _taken_apart(part: Mask, inked: Inked) -> Iterator[list[Mask]]:
-    """Ways to take a piece of ink apart: by colour, and at places 2, 4 and 6 quarters of a pixel narrow."""
-    colors = [index for index in range(len(COLOR_NAMES)) if ((inked.color == index) & (part > 0)).sum() > _area(1)]
-    if len(colors) > 1:
-        by_color = [_connected(_opened(part * (inked.color == index).astype(np.uint8))) for index in colors]
-        yield [piece for pieces in by_color for piece in pieces]
-    for reach in (2, 4, 6):
-        cores = _connected(cv2.erode(part, _disc(reach)), min_area=4.0)
+    """Ways to take a piece of ink apart, largest piece first: by colour, and where it is 1, 2 or 3 pixels narrow."""
+    by_color = []
+    for index in range(len(COLOR_NAMES)):
+        of_color = part * (inked.color == index).astype(np.uint8)
+        by_color += _connected(cv2.morphologyEx(of_color, cv2.MORPH_OPEN, _disc(SCALE // 2)), min_area=_MIN_PIECE)
+    if len(by_color) > 1:
+        yield sorted(by_color, key=lambda piece: -int(piece.sum()))
+    for width in (1, 2, 3):
+        cores = _connected(cv2.erode(part, _disc(width * SCALE // 2)), min_area=_MIN_PIECE)
         if len(cores) > 1:
-            yield _grown(cores, part)
+            yield sorted(_grown(cores, part), key=lambda piece: -int(piece.sum()))
 
 
 def _grown(cores: list[Mask], part: Mask) -> list[Mask]:
@@ -114,32 +138,28 @@ def _grown(cores: list[Mask], part: Mask) -> list[Mask]:
 def _connected(mask: Mask, *, min_area: float = _MIN_AREA) -> list[Mask]:
     """Connected pieces of at least `min_area` square pixels of the picture."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    large = [index for index in range(1, count) if stats[index, cv2.CC_STAT_AREA] >= _area(min_area)]
+    large = [index for index in range(1, count) if stats[index, cv2.CC_STAT_AREA] >= min_area * SCALE**2]
     return [(labels == index).astype(np.uint8) for index in large]
 
 
 def _match(part: Mask, inked: Inked) -> Seen | None:
-    """The shape whose silhouette overlaps a piece of ink best, both stretched to one square; None for a sliver."""
+    """A piece of ink as the shape that its outline fits best; None if it fits none, or is a sliver."""
     x, y, width, height = cv2.boundingRect(part)
-    if part.sum() < _area(_MIN_AREA) or min(width, height) < _MIN_ASPECT * max(width, height):
+    area = float(part.sum()) / SCALE**2
+    if area < _MIN_AREA or min(width, height) < _MIN_ASPECT * max(width, height):
         return None
-    crop = part[y : y + height, x : x + width].astype(np.float32)
-    outline = cv2.resize(crop, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    shape, fit = max(((name, _overlap(outline, one)) for name, one in silhouettes().items()), key=lambda pair: pair[1])
+    shape, fit = best_shape(part[y : y + height, x : x + width])
+    if fit < _IS_SHAPE:
+        return None
     color, error = _color_of(part, inked)
     box = (x / SCALE, y / SCALE, (x + width) / SCALE, (y + height) / SCALE)
-    return Seen(shape, color, box, fit, error)
-
-
-def _overlap(one: Floats, other: Floats) -> float:
-    """Intersection over union of two soft masks."""
-    return float(np.minimum(one, other).sum() / np.maximum(one, other).sum())
+    return Seen(shape, color, box, fit, area, error)
 
 
 def _color_of(part: Mask, inked: Inked) -> tuple[str, float]:
     """The name nearest to the median of the inner pixels, and how far that is."""
     inner = cv2.erode(part, _disc(SCALE))
-    chosen = inner if inner.sum() >= _area(4.0) else part
+    chosen = inner if inner.sum() >= _MIN_PIECE * SCALE**2 else part
     middle = np.median(inked.pixels[chosen > 0], axis=0)
     errors = np.linalg.norm(PALETTE - middle, axis=1)
     best = int(errors.argmin())
@@ -147,54 +167,5 @@ def _color_of(part: Mask, inked: Inked) -> tuple[str, float]:
 
 
 @cache
-def silhouettes() -> dict[str, Floats]:
-    """Each shape filling a square [_SIDE, _SIDE], drawn large and averaged down."""
-    return {shape: _silhouette(shape) for shape in SHAPES}
-
-
-def _silhouette(shape: str) -> Floats:
-    side = 16 * _SIDE
-    canvas = np.zeros((side, side), np.uint8)
-    middle, radius = side // 2, side // 2
-    match shape:
-        case "circle":
-            cv2.circle(canvas, (middle, middle), radius, 1, -1)
-        case "ring":
-            cv2.circle(canvas, (middle, middle), radius, 1, -1)
-            cv2.circle(canvas, (middle, middle), round(0.52 * radius), 0, -1)
-        case "square":
-            canvas[:] = 1
-        case "triangle":
-            cv2.fillPoly(canvas, [np.array([(middle, 0), (side, side), (0, side)])], 1)
-        case "cross":
-            low, high = round(0.33 * side), round(0.67 * side)
-            canvas[low:high] = canvas[:, low:high] = 1
-        case "star":
-            turns = np.arange(10) * math.pi / 5 - math.pi / 2
-            reach = np.where(np.arange(10) % 2 == 0, 1.06, 0.48)
-            points = np.stack([reach * np.cos(turns), reach * np.sin(turns)], 1)
-            points = (points - points.min(0)) / np.ptp(points, axis=0) * side
-            cv2.fillPoly(canvas, [points.round().astype(np.int32)], 1)
-        case _:
-            raise ValueError(f"no silhouette of {shape!r}")
-    return cv2.resize(canvas.astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-
-
-@cache
-def _filled() -> dict[str, float]:
-    """Share of its box that each shape fills."""
-    return {shape: float(outline.mean()) for shape, outline in silhouettes().items()}
-
-
-@cache
 def _disc(radius: int) -> Mask:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.uint8)
-
-
-def _opened(mask: Mask) -> Mask:
-    """Without what is thinner than a pixel of the picture: the seams between colours."""
-    return cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(SCALE // 2)).astype(np.uint8)
-
-
-def _area(square_pixels: float) -> float:
-    return square_pixels * SCALE**2
