@@ -28,6 +28,7 @@ PALETTE: Final = np.array(list(COLORS.values()), dtype=np.float32)
 """[C, 3], 0 to 255."""
 SCALE: Final = 4
 """Pictures are taken apart this many times larger than they are, so that outlines lie between pixels."""
+_MAX_SHARE = 1.2  # an overshoot of a named colour is still that colour
 _MIN_CONTRAST = 40.0
 """Brightness between the two parts of a picture, of 255, below which it is all ground."""
 
@@ -56,7 +57,7 @@ def ground_color(picture: Picture) -> Floats:
     brightest = np.ascontiguousarray(picture.max(2))
     threshold, _ = cv2.threshold(brightest, 0, 255, cv2.THRESH_OTSU)
     dark = brightest <= threshold
-    if dark.all() or brightest[~dark].mean() - brightest[dark].mean() < _MIN_CONTRAST:
+    if dark.all() or not dark.any() or brightest[~dark].mean() - brightest[dark].mean() < _MIN_CONTRAST:
         dark = np.ones_like(dark)
     return np.median(picture[dark], axis=0).astype(np.float32)
 
@@ -71,10 +72,10 @@ def find_ink(picture: Picture) -> Inked:
     height, width = picture.shape[:2]
     size = (width * SCALE, height * SCALE)
     large = cv2.resize(picture.astype(np.float32), size, interpolation=cv2.INTER_CUBIC).clip(0, 255)
-    offset = large - ground
     towards = PALETTE - ground
-    share = (offset @ (towards / np.square(towards).sum(1, keepdims=True)).T).clip(0, 1.2)
-    rest = np.square(offset[:, :, None] - share[..., None] * towards).sum(3)
-    color = rest.argmin(2)
+    lengths = np.square(towards).sum(1)
+    along = (large - ground) @ towards.T
+    share = (along / lengths).clip(0, _MAX_SHARE)
+    color = (share * (2 * along - share * lengths)).argmax(2)  # |offset - share x towards|² is least there
     coverage = np.take_along_axis(share, color[..., None], 2)[..., 0].clip(0, 1)
     return Inked(large.astype(np.float32), coverage.astype(np.float32), color, ground)
