@@ -145,7 +145,9 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--only", help="these figures, with commas (default: all)")
     made.add_argument("--per-kind", type=int, metavar="N", help="pictures of each kind of students (default 400)")
     made.add_argument("--teacher-per-kind", type=int, metavar="N", help="the same of the teacher (default 100)")
-    made.add_argument("--sheets", type=Path, metavar="FOLDER", help="also write there what the two judges see differently")
+    made.add_argument(
+        "--sheets", type=Path, metavar="FOLDER", help="also write there what the two judges see differently"
+    )
     return made.parse_args()
 
 

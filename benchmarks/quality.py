@@ -34,7 +34,9 @@ _SEED = 50_000_000  # beside those of evaluation and training
 _BATCH = 64
 
 
-def measure(pictures: Mapping[str, Pictures], plan: list[HeldoutPicture], *, num_draws: int) -> dict[str, dict[str, Drawn]]:
+def measure(
+    pictures: Mapping[str, Pictures], plan: list[HeldoutPicture], *, num_draws: int
+) -> dict[str, dict[str, Drawn]]:
     """All measures by network; `renders` is measured against other renders of the same prompts."""
     specs = [item.spec for item in plan]
     texts = list(dict.fromkeys(spec.prompt for spec in specs))

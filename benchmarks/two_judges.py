@@ -15,6 +15,7 @@ from trainer.evaluate import Evaluation, HeldoutPicture, Judge
 
 __all__ = ["TwoWay", "disagreement_sheet", "judged_by", "two_way", "two_way_table"]
 
+_WAYS = ((True, True), (True, False), (False, True), (False, False))
 _SCALE, _COLUMNS, _CELL = 3, 6, (230, 206)
 
 
@@ -54,7 +55,7 @@ def two_way(first: Evaluation, second: Evaluation) -> dict[str, TwoWay]:
     counts = {}
     for kind in dict.fromkeys(outcome.kind for outcome in first.outcomes):
         of_kind = [(a.passed, b.passed) for a, b in pairs if a.kind == kind]
-        counts[kind] = TwoWay(*(of_kind.count(way) for way in ((True, True), (True, False), (False, True), (False, False))))
+        counts[kind] = TwoWay(*(of_kind.count(way) for way in _WAYS))
     return counts
 
 
@@ -91,7 +92,9 @@ def disagreement_sheet(first: Evaluation, second: Evaluation) -> Image.Image:
         for line, (who, one) in enumerate((("oracles", first), ("independent", second))):
             outcome = one.outcomes[index]
             said = "pass" if outcome.passed else _reason(outcome.detail)
-            draw.text((x, y + 162 + 18 * line), f"{who}: {said}"[:38], fill="darkgreen" if outcome.passed else "darkred")
+            draw.text(
+                (x, y + 162 + 18 * line), f"{who}: {said}"[:38], fill="darkgreen" if outcome.passed else "darkred"
+            )
     return sheet
 
 

@@ -7,10 +7,10 @@ left out, so that runs can be compared while they go on. Owns the figures; `depl
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -26,6 +26,8 @@ __all__ = ["Heldout", "Run", "figures", "heldout_of", "outcomes", "read_run", "r
 
 _LAST = 4  # the last quarter of the iterations is what a figure of rewards is the mean of
 NOTHING = "–"
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,24 @@ class Heldout:
 
 
 def read_run(folder: Path, *, name: str | None = None) -> Run:
-    """Reads a run folder; the run is called as the folder is, or `name`. Raises RecipeError if one of its files cannot be read."""
-    file = folder / "recipe.yaml"
+    """Reads a run folder; the run is called as the folder is, or `name`.
+
+    Raises: RecipeError if one of its files cannot be read.
+    """
+    heldout = _read(folder / "heldout.json", lambda _: read_heldout(folder))
+    after = _read(folder / "heldout.json", lambda _: read_evaluation(heldout["after"]) if heldout else None)
+    summary = _read(folder / "summary.json", lambda file: dict(load_json(file.read_bytes())) if file.exists() else {})
+    recipe = _read(folder / "recipe.yaml", lambda file: dict(yaml.safe_load(file.read_text(encoding="utf-8"))))
+    return Run(name or folder.resolve().name, recipe, read_metrics(folder), after, summary.get("wall_s"))
+
+
+def _read(file: Path, reading: Callable[[Path], Content]) -> Content:
     try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(recipe, dict):
-            raise ValueError("it holds no keys")
-        file = folder / "heldout.json"
-        heldout = read_heldout(folder)
-        after = read_evaluation(heldout["after"]) if heldout else None
-        file = folder / "summary.json"
-        summary = load_json(file.read_bytes()) if file.exists() else {}
-        wall_s = summary.get("wall_s")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        return reading(file)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RecipeError(f"a file of the run cannot be read: {reason}", str(file), "restore it or evaluate anew") from error
-    return Run(name or folder.resolve().name, recipe, read_metrics(folder), after, wall_s)
+        what_to_do = "restore it, or evaluate the run anew"
+        raise RecipeError(f"a file of the run cannot be read: {reason}", str(file), what_to_do) from error
 
 
 def recipe_differences(one: Run, other: Run) -> list[tuple[str, str, str]]:
@@ -134,9 +138,16 @@ def _mean(values: Iterable[float | None]) -> str:
 def _flat(content: Mapping[str, Any], at: str = "") -> Iterable[tuple[str, str]]:
     """Keys with dots, and values; entries of a list that have a name (oracles) stand under it."""
     for key, value in content.items():
-        if isinstance(value, list) and value and all(isinstance(one, Mapping) and "name" in one for one in value):
-            value = {str(one["name"]): {name: of for name, of in one.items() if name != "name"} for one in value}
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{at}{key}.")
+        under = _by_name(value)
+        if under:
+            yield from _flat(under, f"{at}{key}.")
         else:
             yield f"{at}{key}", str(value)
+
+
+def _by_name(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list) and all(isinstance(one, Mapping) and "name" in one for one in value):
+        return {str(one["name"]): {key: of for key, of in one.items() if key != "name"} for one in value}
+    return None

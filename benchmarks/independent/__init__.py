@@ -1,7 +1,8 @@
 """A second opinion on pictures of the shapes world, that is never a reward and shares no code with one.
 
     ground.py    what is ink and what is ground, and how much of each pixel is ink
-    shapes.py    objects: connected ink, its outline held against six silhouettes, its colour against six names
+    outlines.py  which of six shapes an outline is: how far it reaches in each direction
+    shapes.py    objects: connected ink, taken apart where it is several things; shape, colour and place of each
     words.py     text: PP-OCRv6 on ONNX, its weights inside the package `rapidocr`
     rules.py     GenEval's rules, clause by clause
     judge.py     the four together, as a `trainer.evaluate.Judge`

@@ -59,7 +59,7 @@ def ground_color(picture: Picture) -> Floats:
     dark = brightest <= threshold
     if dark.all() or not dark.any() or brightest[~dark].mean() - brightest[dark].mean() < _MIN_CONTRAST:
         dark = np.ones_like(dark)
-    return np.median(picture[dark], axis=0).astype(np.float32)
+    return np.asarray(np.median(picture[dark], axis=0), dtype=np.float32)
 
 
 def find_ink(picture: Picture) -> Inked:

@@ -75,12 +75,13 @@ def _rest(outline: Floats, drawn: Floats) -> float:
 def _ring_fit(square: Mask) -> float:
     """Fit of the hull with a circle, if there is nothing in the middle and not too much free in all."""
     contours, _ = cv2.findContours(square, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    hull = cv2.fillConvexPoly(np.zeros_like(square), cv2.convexHull(np.concatenate(contours)), 1)
+    convex = cv2.convexHull(np.concatenate(contours))
+    hull = np.asarray(cv2.fillConvexPoly(np.zeros_like(square), convex, 1), dtype=np.uint8)
     void = 1 - float((square & hull).sum()) / float(hull.sum())
     middle = cv2.circle(np.zeros_like(square), (_SIDE // 2, _SIDE // 2), round(_MIDDLE * _SIDE / 2), 1, -1)
     if not _RING_VOID[0] < void < _RING_VOID[1] or square[middle > 0].mean() > 0.5:
         return 0.0
-    outline, _ = reach(hull.astype(np.uint8))
+    outline, _ = reach(hull)
     return 1 - 3 * float(np.sqrt(np.square(outline).mean()))
 
 

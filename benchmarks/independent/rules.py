@@ -64,9 +64,7 @@ def stands(one: Seen, other: Seen, relation: str) -> bool:
     half of the whole offset's length. It may go two ways at once.
     """
     whole = [a - b for a, b in zip(one.center, other.center, strict=True)]
-    extents = [
-        one.box[axis + 2] - one.box[axis] + other.box[axis + 2] - other.box[axis] for axis in (0, 1)
-    ]
+    extents = [one.box[axis + 2] - one.box[axis] + other.box[axis + 2] - other.box[axis] for axis in (0, 1)]
     length = (whole[0] ** 2 + whole[1] ** 2) ** 0.5
     axis, sign = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}[relation]
     along = sign * whole[axis] - _SLACK * extents[axis]

@@ -1,9 +1,9 @@
-"""Finds objects by plain image analysis: connected ink, its outline held against six silhouettes, its median colour.
+"""Finds objects by plain image analysis: connected ink, the shape that its outline fits, the median of its colour.
 
-Nothing here was trained. Ink that no silhouette fits is taken apart, by colour and at narrow places, and kept apart if
-the parts are shapes; what fits nothing even so is no object.
+Nothing here was trained. Ink that is no shape is taken apart, by colour and at narrow places, and its pieces are put
+together in whatever way makes most of it shapes; what fits nothing even so is no object.
 
-Axis legend: h, w pixels SCALE times smaller than a picture's; boxes x1, y1, x2, y2 in the picture's own pixels.
+Axis legend: masks [H, W] are SCALE times larger than the picture; boxes x1, y1, x2, y2 are in the picture's own pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
 
 import cv2
 import numpy as np
@@ -20,12 +19,8 @@ import numpy as np
 from benchmarks.independent.ground import COLOR_NAMES, PALETTE, SCALE, Inked, Mask, Picture, find_ink
 from benchmarks.independent.outlines import best_shape
 
-__all__ = ["Seen", "objects_of", "see", "silhouettes"]
+__all__ = ["Seen", "objects_of", "see"]
 
-_SIDE: Final = 48
-"""Silhouettes are compared at this size, whatever the object's."""
-_ROUNDINGS: Final = (0.0, 0.05, 0.1)
-"""Of a silhouette's side: how far its corners are rounded. A dozen pixels hold no sharp corner for long."""
 _MIN_AREA = 20.0
 """Square pixels of the picture; the smallest shape that is drawn has 45."""
 _MIN_PIECE = 4.0
@@ -34,9 +29,9 @@ _MAX_PIECES = 5
 _MIN_ASPECT = 0.62
 """Shorter side by longer side of a box; everything in the world is about as wide as high."""
 _IS_SHAPE = 0.55
-"""Least overlap with a silhouette."""
+"""Least fit of a shape; renders have 0.85 and more."""
 _IS_GOOD = 0.8
-"""Overlap above which nobody asks whether the ink might be two things."""
+"""Fit above which nobody asks whether the ink might be two things."""
 _ONE_RATHER_THAN_TWO = 0.95
 _MAX_COLOR_ERROR = 85.0
 """Distance in RGB from a named colour beyond which an object has none; between names it is 122 at least."""
@@ -51,7 +46,7 @@ class Seen:
     """A name of the world's, or `none` for what is far from all of them."""
     box: tuple[float, float, float, float]
     fit: float
-    """Overlap with its silhouette, in [0, 1]."""
+    """How well its outline fits, in [0, 1]."""
     area: float
     """Ink, in square pixels."""
     color_error: float
@@ -115,15 +110,17 @@ def _packings(groups: Sequence[tuple[int, Seen]]) -> Iterator[list[Seen]]:
 
 
 def _taken_apart(part: Mask, inked: Inked) -> Iterator[list[Mask]]:
-    """Ways to take a piece of ink apart, largest piece first: by colour, and where it is 1, 2 or 3 pixels narrow."""
+    """Ways to take a piece of ink apart, largest piece first: by colour, and where it is 1 to 8 pixels narrow."""
     by_color = []
     for index in range(len(COLOR_NAMES)):
         of_color = part * (inked.color == index).astype(np.uint8)
-        by_color += _connected(cv2.morphologyEx(of_color, cv2.MORPH_OPEN, _disc(SCALE // 2)), min_area=_MIN_PIECE)
+        opened = np.asarray(cv2.morphologyEx(of_color, cv2.MORPH_OPEN, _disc(SCALE // 2)), dtype=np.uint8)
+        by_color += _connected(opened, min_area=_MIN_PIECE)
     if len(by_color) > 1:
         yield sorted(by_color, key=lambda piece: -int(piece.sum()))
-    for width in (1, 2, 3):
-        cores = _connected(cv2.erode(part, _disc(width * SCALE // 2)), min_area=_MIN_PIECE)
+    for width in (1, 2, 4, 6, 8):
+        eroded = np.asarray(cv2.erode(part, _disc(width * SCALE // 2)), dtype=np.uint8)
+        cores = _connected(eroded, min_area=_MIN_PIECE)
         if len(cores) > 1:
             yield sorted(_grown(cores, part), key=lambda piece: -int(piece.sum()))
 

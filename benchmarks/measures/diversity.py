@@ -80,6 +80,5 @@ class Entropy:
             self._same[prompt], self._pairs[prompt] = found.same, found.pairs
 
     def __call__(self, weights: NDArray[np.float64]) -> float:
-        """When prompt p counts `weights[p]` times, [P]. Half a pair is added, so that no pair the same is no infinity."""
+        """When prompt p counts `weights[p]` times, [P]. Half a pair is added: with none the same it were infinite."""
         return -math.log2((weights @ self._same + 0.5) / (weights @ self._pairs + 0.5))
-

@@ -31,7 +31,8 @@ def edge_sharpness(look: Look) -> float | None:
 def palette_error(look: Look) -> float | None:
     """How far ink is from the named colours: mean distance in RGB of 255 to the nearest, inside of what is drawn.
 
-    0 to 441, less is purer; renders have 4, since enlarging overshoots at edges. Inside: a pixel or more from any edge. None where nothing is that thick.
+    0 to 441, less is purer; renders have 4, since enlarging overshoots at edges. Inside: a pixel or more from any edge.
+    None where nothing is that thick.
     """
     inside = cv2.erode(look.inked.mask, _disc(SCALE)) > 0
     if inside.sum() < _MIN_PIXELS:

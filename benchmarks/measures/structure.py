@@ -115,4 +115,3 @@ def _ink_of(shape: str) -> Box:
     edges = (x, y, x + width, y + height)
     left, top, right, bottom = ((edge / SCALE - _PROBE[0]) / side for edge in edges)
     return (left, top, right, bottom)
-
