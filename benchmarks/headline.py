@@ -30,7 +30,7 @@ from benchmarks.two_judges import TwoWay, disagreement_sheet, judged_by, two_way
 from deploy.oracles_in_process import OraclesInProcess
 from rewardmesh.wire.errors import RecipeError, WeightsMissing
 from trainer.evaluate import Evaluation, Judge, evaluate, plan_heldout
-from trainer.paired import overall_interval
+from trainer.paired import Interval, overall_interval, paired_difference
 from trainer.worlds.shapes.prompts import heldout_prompts
 from trainer.worlds.shapes.vocabulary import KINDS
 
@@ -56,9 +56,15 @@ class Judged:
         return two_way(self.oracles, self.independent)
 
     @property
-    def apart(self) -> float:
-        """Accuracy by the oracles less that by the independent evaluator."""
-        return self.oracles.overall - self.independent.overall
+    def apart(self) -> Interval:
+        """Accuracy by the oracles less that by the independent evaluator, on the same pictures."""
+        return paired_difference(self.independent, self.oracles).overall
+
+    @property
+    def too_far_apart(self) -> bool:
+        """By more than MAX_APART, and by more than chance."""
+        apart = self.apart
+        return abs(apart.value) > MAX_APART and not apart.low <= 0 <= apart.high
 
 
 def judge_network(network: Network, name: str, *, pictures_per_kind: int, judges: tuple[Judge, Judge]) -> Judged:
@@ -76,7 +82,14 @@ def judge_network(network: Network, name: str, *, pictures_per_kind: int, judges
 def content_of(judged: Mapping[str, Judged], missing: Mapping[str, str]) -> dict[str, Any]:
     """The figures by name, null for what is not there."""
     content: dict[str, Any] = {"strict": {}, "independent": {}, "by_kind": {}, "independent_by_kind": {}}
-    content |= {"interval": {}, "pictures": {}, "pictures_per_s": {}, "seconds_a_picture": {}, "agreement": {}}
+    content |= {
+        "interval": {},
+        "pictures": {},
+        "pictures_per_s": {},
+        "seconds_a_picture": {},
+        "agreement": {},
+        "apart": {},
+    }
     for name in NETWORKS:
         one = judged.get(name)
         for section in content.values():
@@ -90,6 +103,7 @@ def content_of(judged: Mapping[str, Judged], missing: Mapping[str, str]) -> dict
         content["pictures"][name] = len(one.oracles.outcomes)
         content["seconds_a_picture"][name] = one.oracles.seconds_a_picture
         content["pictures_per_s"][name] = 1 / one.oracles.seconds_a_picture
+        content["apart"][name] = asdict(one.apart)
         content["agreement"][name] = {kind: asdict(way) for kind, way in one.agreement.items()}
     content["speed_ratio"] = _speed_ratio(judged)
     content["tdm_r1_4_above_teacher_80"] = _above(judged, "tdm_r1_4", "teacher_80")
@@ -170,17 +184,14 @@ def main() -> int:
         judged[name] = judge_network(network, name, pictures_per_kind=per_kind, judges=judges)
     lines = [f"{name}: none, {reason}" for name, reason in missing.items()]
     for name, one in judged.items():
-        lines.append(f"{name}: the judges are {one.apart:+.3f} apart" + (" (too far)" if _too_far(one) else ""))
+        apart, mark = one.apart, " (too far)" if one.too_far_apart else ""
+        lines.append(f"{name}: oracles less independent {apart.value:+.3f} [{apart.low:+.3f}, {apart.high:+.3f}]{mark}")
         print_table(two_way_table(one.agreement, title=f"{name}, by both judges"))
         if arguments.sheets:
             _write_sheet(arguments.sheets, name, one)
     print_table(table_of(judged), *lines)
     write("headline", {"quick": arguments.quick, **content_of(judged, missing)}, json_file=arguments.json)
-    return 1 if "tdm_r1_4" in judged and _too_far(judged["tdm_r1_4"]) else 0
-
-
-def _too_far(one: Judged) -> bool:
-    return abs(one.apart) > MAX_APART
+    return 1 if "tdm_r1_4" in judged and judged["tdm_r1_4"].too_far_apart else 0
 
 
 def _write_sheet(folder: Path, name: str, one: Judged) -> None:

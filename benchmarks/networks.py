@@ -69,7 +69,7 @@ class Networks:
     def _shipped(self, name: str) -> torch.nn.Module:
         folder = model_folder(self.recipe) / name
         if not (folder / "config.json").is_file():
-            raise WeightsMissing("no such network ships", str(folder), "train it, and name the run instead")
+            raise WeightsMissing("no such network ships", name, "train it, and name the run instead")
         return self.family.new_transformer(folder)
 
     def _trained(self, run: str) -> torch.nn.Module:

@@ -68,4 +68,4 @@ def stands(one: Seen, other: Seen, relation: str) -> bool:
     length = (whole[0] ** 2 + whole[1] ** 2) ** 0.5
     axis, sign = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}[relation]
     along = sign * whole[axis] - _SLACK * extents[axis]
-    return length > 0 and along > 0.5 * length
+    return bool(length > 0 and along > 0.5 * length)

@@ -89,9 +89,9 @@ def _bank() -> tuple[Tensor, Tensor]:
 
 def _squared_distances(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """[N, M]."""
-    return (np.square(one).sum(1)[:, None] + np.square(other).sum(1) - 2 * one @ other.T).clip(0)
+    return np.asarray((np.square(one).sum(1)[:, None] + np.square(other).sum(1) - 2 * one @ other.T).clip(0))
 
 
 def _membership(prompts: Sequence[int], num_prompts: int) -> NDArray[np.float64]:
     """[N, P], 1 where a picture answers a prompt."""
-    return np.eye(num_prompts)[np.asarray(prompts)]
+    return np.asarray(np.eye(num_prompts)[np.asarray(prompts)])
