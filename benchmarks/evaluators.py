@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -93,7 +93,10 @@ def main() -> None:
     made.add_argument("--only", choices=("oracles", "independent"), help="this judge alone")
     arguments = made.parse_args()
     torch.set_num_threads(1)
-    makers = {"oracles": lambda: OraclesInProcess().judge, "independent": IndependentJudge}
+    makers: dict[str, Callable[[], Judge]] = {
+        "oracles": lambda: OraclesInProcess().judge,
+        "independent": IndependentJudge,
+    }
     judges: dict[str, Judge] = {name: make() for name, make in makers.items() if arguments.only in (None, name)}
     found = measure(judges, per_kind=arguments.per_kind)
     table = Table(title=f"benchmarks.evaluators: {arguments.per_kind} pictures of each kind", title_justify="left")

@@ -70,13 +70,14 @@ class Networks:
         folder = model_folder(self.recipe) / name
         if not (folder / "config.json").is_file():
             raise WeightsMissing("no such network ships", name, "train it, and name the run instead")
-        return self.family.new_transformer(folder)
+        transformer: torch.nn.Module = self.family.new_transformer(folder)
+        return transformer
 
     def _trained(self, run: str) -> torch.nn.Module:
         folder: Path = find_run(load_settings().run_root, run)
         checkpoint = CheckpointFolder(folder / "checkpoints", keep=1).read_latest()
         if checkpoint is None:
             raise RecipeError("the run has no checkpoint yet", str(folder), "train it first")
-        transformer = self.family.new_transformer()
+        transformer: torch.nn.Module = self.family.new_transformer()
         transformer.load_state_dict(dict(checkpoint.networks["ema_student"]))
         return transformer
