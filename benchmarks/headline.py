@@ -162,6 +162,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument(
         "--sheets", type=Path, metavar="FOLDER", help="also write there what the two judges see differently"
     )
+    made.add_argument("--device", default="cpu", help="where pictures are drawn (default cpu)")
     return made.parse_args()
 
 
@@ -170,7 +171,7 @@ def main() -> int:
     arguments = _arguments()
     students = arguments.per_kind or (8 if arguments.quick else 400)
     teachers = arguments.teacher_per_kind or (2 if arguments.quick else 100)
-    networks, judges = Networks(), (OraclesInProcess().judge, IndependentJudge())
+    networks, judges = Networks(device=arguments.device), (OraclesInProcess().judge, IndependentJudge())
     judged: dict[str, Judged] = {}
     missing: dict[str, str] = {}
     for name in (arguments.only or ",".join(NETWORKS)).split(","):

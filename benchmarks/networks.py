@@ -45,10 +45,10 @@ class Network:
 class Networks:
     """One pipeline, and the networks that sample with it."""
 
-    def __init__(self, recipe: Recipe | None = None) -> None:
+    def __init__(self, recipe: Recipe | None = None, *, device: str = "cpu") -> None:
         """The pipeline of a recipe, the demo's by default. Raises WeightsMissing."""
         self.recipe = recipe or load_recipe("demo")
-        self.family = load_family(self.recipe, device=torch.device("cpu"))
+        self.family = load_family(self.recipe, device=torch.device(device))
 
     def find(self, name: str) -> Network:
         """Raises: WeightsMissing if a shipped network is not there; RecipeError for a run without a checkpoint."""

@@ -116,6 +116,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--per-kind", type=int, default=100, metavar="N", help="pictures of each kind (default 100)")
     made.add_argument("--group", type=int, default=4, metavar="N", help="pictures of each prompt (default 4)")
     made.add_argument("--draws", type=int, default=1000, metavar="N", help="draws of an interval (default 1000)")
+    made.add_argument("--device", default="cpu", help="where pictures are drawn (default cpu)")
     return made.parse_args()
 
 
@@ -128,7 +129,7 @@ def main() -> None:
         pictures_per_kind=arguments.per_kind,
         seed=_SEED,
     )
-    networks = Networks()
+    networks = Networks(device=arguments.device)
     pictures = {name: sampled(networks, name, plan) for name in arguments.networks.split(",")}
     found = measure(pictures, plan, num_draws=arguments.draws)
     table, lines = table_of(found, arguments.baseline)
