@@ -22,7 +22,7 @@ from trainer.worlds.shapes.render import Drawn as Shape
 from trainer.worlds.shapes.render import Scene, render, scene_for
 from trainer.worlds.shapes.vocabulary import KINDS
 
-GROUP = 4
+GROUP = 3
 ASKED = [spec for kind in KINDS for spec in [one for one in heldout_prompts() if one.kind == kind][:2]]
 SPECS = [spec for spec in ASKED for _ in range(GROUP)]
 PROMPTS = [number for number in range(len(ASKED)) for _ in range(GROUP)]
@@ -35,14 +35,14 @@ def renders(seed: int, specs: list[PromptSpec] = SPECS) -> np.ndarray:
 
 
 def mean(measure: Callable[[Look], float | None], pictures: np.ndarray) -> float:
-    """Over one picture of each prompt."""
-    values = [measure(look(picture, spec.checks)) for picture, spec in zip(pictures, ASKED, strict=True)]
+    """Over one picture of each kind."""
+    values = [measure(look(picture, spec.checks)) for picture, spec in zip(pictures, ASKED[::2], strict=True)]
     return float(np.mean([value for value in values if value is not None]))
 
 
 @pytest.fixture(scope="module")
 def clean() -> np.ndarray:
-    return renders(1, ASKED)
+    return renders(1, ASKED[::2])
 
 
 def test_blur_costs_sharpness(clean: np.ndarray) -> None:
