@@ -121,7 +121,8 @@ def _figures(run: Run) -> Iterable[tuple[str, str]]:
     seconds = dict.fromkeys(name for line in lines for name in line.get("seconds", {}))
     for name in seconds:
         values = [float(line["seconds"][name]) for line in lines if name in line.get("seconds", {})]
-        yield f"seconds an iteration, {name.replace('_', ' ')} (median)", f"{statistics.median(values):.2f}"
+        what = "whole" if name == "iteration" else name.replace("_", " ")
+        yield f"seconds an iteration, {what} (median)", f"{statistics.median(values):.2f}"
     recent = lines[-max(1, len(lines) // _LAST) :]
     for name in sorted({oracle for line in recent for oracle in line.get("rewards", {})}):
         yield f"mean reward, {name} (last quarter)", _mean(line.get("rewards", {}).get(name) for line in recent)
