@@ -1,4 +1,4 @@
-"""The command line: `rewardmesh demo | up | down | train | evaluate | doctor | status | oracle … | world …`.
+"""The command line: `rewardmesh demo | up | down | train | evaluate | compare | doctor | status | oracle … | world …`.
 
 Commands import what they need when they are called, so that `--help` is quick. What a user can do something about is
 one line on standard error and exit status 1; a traceback is shown with `--debug` only.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -139,6 +140,19 @@ def evaluate(
     from deploy.settings import load_settings
 
     evaluate_run(load_settings(), run, overrides=overrides or [])
+
+
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its name.")],
+    other: Annotated[str, typer.Argument(metavar="RUN", help="Another, to hold against it.")],
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to put the page with the curves.")] = None,
+) -> None:
+    """Hold two runs side by side: recipes, held-out accuracy, curves, oracles' outcomes and time."""
+    from deploy.comparison import compare_runs
+    from deploy.settings import load_settings
+
+    compare_runs(load_settings(), one, other, to=to)
 
 
 @app.command()

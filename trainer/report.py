@@ -20,6 +20,9 @@ from trainer.evaluation_files import read_heldout
 from trainer.iteration_record import OUTCOMES, add_counts
 from trainer.late_answers import LATE_SUMS
 from trainer.report_curves import boundary_means, charts
+from trainer.report_page import page
+from trainer.report_page import section as _section
+from trainer.report_page import table as _table
 
 __all__ = ["REPORT_FILE", "read_metrics", "render_report", "write_report"]
 
@@ -73,13 +76,7 @@ def render_report(folder: Path) -> str:
         _section("Summary", _pre(summary)),
         _section("Recipe", f"<pre>{escape(recipe)}</pre>" if recipe else ""),
     ]
-    style = (Path(__file__).parent / "report_assets" / "report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(folder.resolve().name)}</title><style>{style}</style></head>\n"
-        f"<body>{''.join(body)}</body></html>\n"
-    )
+    return page(folder.resolve().name, "".join(body))
 
 
 def _header(name: str, metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any] | None) -> str:
@@ -234,12 +231,6 @@ def _said(value: object) -> str:
     return "–" if value is None or value == "" else str(value)
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _picture(path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     name = escape(path.stem.replace("-", " ").replace("_", " "))
@@ -247,10 +238,6 @@ def _picture(path: Path) -> str:
         f'<figure class="picture"><img alt="{name}" src="data:image/png;base64,{data}">'
         f'<figcaption class="muted">{name}</figcaption></figure>'
     )
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{escape(title)}</h2>{content}" if content else ""
 
 
 def _pre(content: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.repository import ROOT, read, tracked
+from tests.architecture.repository import PACKAGES, ROOT, read, tracked
 
 LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
 
@@ -22,6 +22,7 @@ VIOLATIONS = {
     "oracles-are-plain-classes": ("services/oracles/violation.py", "import httpx"),
     "wire-is-light": ("rewardmesh/wire/violation.py", "import fastapi"),
     "rewardmesh-is-light": ("rewardmesh/violation.py", "import torch"),
+    "independent-evaluator": ("benchmarks/independent/violation.py", "import services.oracles.geneval"),
 }
 
 # What `import rewardmesh` and the parts that a stranger uses may pull in, besides the standard library.
@@ -69,6 +70,14 @@ def test_each_rule_notices_what_it_forbids(tmp_path: Path) -> None:
     assert f"0 kept, {len(VIOLATIONS)} broken" in result.stdout, result.stdout + result.stderr
     for name, _ in VIOLATIONS.values():
         assert name.removesuffix(".py").replace("/", ".") in result.stdout
+
+
+def test_no_oracle_and_no_recipe_can_name_the_independent_evaluator() -> None:
+    """It is above every role (the rule `one-way`) and in no wheel; so nobody below it says its name either."""
+    assert "benchmarks" not in PACKAGES
+    below = [path for path in (*tracked(".py"), *tracked(".yaml")) if path.parts[0] in PACKAGES]
+    assert len(below) > 100
+    assert [str(path) for path in below if "benchmarks.independent" in read(path)] == []
 
 
 @pytest.mark.parametrize("statement", LIGHT)

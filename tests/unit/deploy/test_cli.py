@@ -36,6 +36,7 @@ def test_help_imports_nothing_heavy() -> None:
         "down",
         "train",
         "evaluate",
+        "compare",
         "doctor",
         "status",
         "world",
