@@ -8,27 +8,29 @@ Axis legend: B samples, M prompts held against each, C/H/W latent.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainer.algorithm_recipe import AlgorithmRecipe
+from trainer.algorithms.micro_batches import micro_batches
 from trainer.algorithms.networks import adam, descend, follow, mean_of
 from trainer.algorithms.value_network import ValueNetwork
+from trainer.coordination import Solo, Workers
 from trainer.diffusion.flow import boundary_velocity_target, clean_prediction, guided_velocity
 from trainer.losses.denoising import denoising_error
-from trainer.losses.group_bradley_terry import group_bradley_terry_loss
+from trainer.losses.group_bradley_terry import GroupBradleyTerry, group_bradley_terry_loss
 from trainer.losses.student import RunningRms, value_direction, velocity_reward_direction
-from trainer.losses.value import value_contrast_loss, value_gradient, value_regression_loss
+from trainer.losses.value import pair_weight, value_contrast_loss, value_gradient, value_regression_loss
+from trainer.models.roles import Roles
 from trainer.models.sd3 import Conditioning, Sd3Family
 
-__all__ = ["Renoised", "Surrogate", "ValueSurrogate", "VelocitySurrogate", "build_surrogate", "ranking"]
+__all__ = ["Asked", "Renoised", "Surrogate", "ValueSurrogate", "VelocitySurrogate", "build_surrogate", "ranking"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,29 @@ class Renoised:
     """[B] int64."""
     cond: Conditioning
 
+    def __getitem__(self, rows: slice) -> Renoised:
+        """Samples of some groups, whole ones, which are counted from 0 again."""
+        return Renoised(
+            x_tau=self.x_tau[rows],
+            tau=self.tau[rows],
+            z_next=self.z_next[rows],
+            noise=self.noise[rows],
+            sigma_next=self.sigma_next[rows],
+            weight=self.weight[rows],
+            group_index=self.group_index[rows] - self.group_index[rows.start],
+            cond=self.cond[rows],
+        )
+
+
+class Asked(NamedTuple):
+    """Where the student asks for a direction."""
+
+    x_tau: Tensor
+    """[B, C, H, W]."""
+    tau: Tensor
+    """[B]."""
+    cond: Conditioning
+
 
 class Surrogate(Protocol):
     """A differentiable stand-in for the oracles."""
@@ -63,8 +88,11 @@ class Surrogate(Protocol):
     def opinions(self, at: Renoised) -> Tensor:
         """What it thinks of each sample [B], without gradient; only differences within a group mean anything."""
 
-    def direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor | None]:
-        """Where reward grows, in clean-prediction space [B, C, H, W], and the normaliser's target if it has its own."""
+    def directions(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
+        """Where reward grows, in clean-prediction space [B, C, H, W], and the normaliser's target if it has its own.
+
+        For each piece of one batch: all of it, on all workers, has one scale.
+        """
 
     def networks(self) -> dict[str, nn.Module]:
         """What a checkpoint holds, by name."""
@@ -75,28 +103,64 @@ class Surrogate(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-def build_surrogate(recipe: AlgorithmRecipe, family: Sd3Family, *, weights: Path | None) -> Surrogate:
-    """The surrogate that the recipe names, warm from ``weights / 'surrogate.safetensors'`` where it says so."""
+def build_surrogate(
+    recipe: AlgorithmRecipe, family: Sd3Family, *, roles: Roles, weights: Path | None, workers: Workers
+) -> Surrogate:
+    """The surrogate that the recipe names, warm from ``surrogate.safetensors`` of what ships where it says so."""
     if recipe.surrogate.form == "group_bradley_terry":
-        return VelocitySurrogate(recipe, family)
-    warm = weights / ValueSurrogate.FILE if weights and recipe.surrogate.initial_weights == "shipped" else None
-    return ValueSurrogate(recipe, family, warm=warm)
+        return VelocitySurrogate(recipe, family, roles=roles, workers=workers)
+    warm = roles.shipped(weights) / ValueSurrogate.FILE if weights else None
+    return ValueSurrogate(
+        recipe,
+        family,
+        roles=roles,
+        workers=workers,
+        warm=warm if recipe.surrogate.initial_weights == "shipped" else None,
+    )
 
 
 class VelocitySurrogate:
     """A velocity whose denoising error, against a reference's, is the implicit reward (E9)."""
 
-    def __init__(self, recipe: AlgorithmRecipe, family: Sd3Family):
+    def __init__(self, recipe: AlgorithmRecipe, family: Sd3Family, *, roles: Roles, workers: Workers):
         self._settings, self._student, self._family = recipe.surrogate, recipe.student, family
-        self.network = family.new_transformer()
-        self.lagged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self._workers, self._at_most = workers, recipe.micro_batch_size
+        self.network = roles.new()
+        self.lagged = roles.follower(self.network)
         dynamic = self._settings.reference == "surrogate_ema"
-        self.reference = copy.deepcopy(self.lagged) if dynamic else family.teacher
+        self.reference = roles.follower(self.network) if dynamic else family.teacher
         self.optimizer: torch.optim.Optimizer = adam(self.network, self._settings.optimizer)
         self._updates = 0
 
     def step(self, at: Renoised, *, rewards: Tensor, advantages: Tensor) -> dict[str, float]:
         """One update on the groups of the present rollout; the reward itself is not used, only its advantage."""
+        settings = self._settings
+        results: list[GroupBradleyTerry] = []
+
+        def losses() -> Iterator[Tensor]:
+            for rows, share in micro_batches(at.group_index, at_most=self._at_most, workers=self._workers):
+                result = self._loss(at[rows], advantages[rows])
+                results.append(result._replace(loss=result.loss.detach()))
+                yield share * result.loss
+
+        loss, norm = descend(
+            losses(), self.optimizer, max_grad_norm=settings.optimizer.max_grad_norm, workers=self._workers
+        )
+        self._updates += 1
+        decay = min(settings.lagged_decay_step * self._updates, settings.lagged_decay_max)
+        follow(self.lagged, self.network, decay=decay)
+        if self.reference is not self._family.teacher:
+            follow(self.reference, self.network, decay=settings.reference_decay)
+        opinions = torch.cat([result.implicit_reward for result in results])
+        return {
+            "surrogate_loss": loss,
+            "surrogate_grad_norm": norm,
+            "surrogate_ranking": ranking(opinions, rewards, at.group_index),
+            "surrogate_drift": mean_of(torch.stack([result.drift for result in results])),
+            "surrogate_trust_stopped": mean_of(torch.cat([result.trust_stopped for result in results])),
+        }
+
+    def _loss(self, at: Renoised, advantages: Tensor) -> GroupBradleyTerry:
         settings, family = self._settings, self._family
         target = boundary_velocity_target(at.z_next, at.noise, at.sigma_next, at.tau)
         with torch.no_grad():
@@ -104,7 +168,7 @@ class VelocitySurrogate:
             lagged = family.velocity(self.lagged, at.x_tau, at.tau, at.cond)
             static = self.reference is family.teacher
             reference = teacher if static else family.velocity(self.reference, at.x_tau, at.tau, at.cond)
-        result = group_bradley_terry_loss(
+        return group_bradley_terry_loss(
             family.velocity(self.network, at.x_tau, at.tau, at.cond),
             target=target,
             reference_velocity=reference,
@@ -118,19 +182,6 @@ class VelocitySurrogate:
             drift_limit=settings.drift_limit,
             drift_weight=settings.drift_weight,
         )
-        norm = descend(result.loss, self.optimizer, max_grad_norm=settings.optimizer.max_grad_norm)
-        self._updates += 1
-        decay = min(settings.lagged_decay_step * self._updates, settings.lagged_decay_max)
-        follow(self.lagged, self.network, decay=decay)
-        if not static:
-            follow(self.reference, self.network, decay=settings.reference_decay)
-        return {
-            "surrogate_loss": float(result.loss.detach()),
-            "surrogate_grad_norm": norm,
-            "surrogate_ranking": ranking(result.implicit_reward, rewards, at.group_index),
-            "surrogate_drift": mean_of(result.drift),
-            "surrogate_trust_stopped": mean_of(result.trust_stopped.float()),
-        }
 
     @torch.no_grad()
     def opinions(self, at: Renoised) -> Tensor:
@@ -141,8 +192,11 @@ class VelocitySurrogate:
         return denoising_error(reference, target) - denoising_error(own, target)
 
     @torch.no_grad()
-    def direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
+    def directions(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
         """x0_surrogate(guidance rl_cfg) - x0_reference(no guidance), and the guided surrogate as the target."""
+        return [self._direction(*one) for one in asked]
+
+    def _direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
         family = self._family
         both = cond.cat(family.unconditional(len(tau)))
         velocities = family.velocity(self.network, x_tau.repeat(2, 1, 1, 1), tau.repeat(2), both)
@@ -168,9 +222,19 @@ class ValueSurrogate:
 
     FILE = "surrogate.safetensors"
 
-    def __init__(self, recipe: AlgorithmRecipe, family: Sd3Family, *, warm: Path | None = None):
+    def __init__(
+        self,
+        recipe: AlgorithmRecipe,
+        family: Sd3Family,
+        *,
+        roles: Roles | None = None,
+        workers: Workers | None = None,
+        warm: Path | None = None,
+    ):
         self._settings, self._student = recipe.surrogate, recipe.student
-        self.network = ValueNetwork(family, num_blocks=self._settings.value_blocks)
+        self._workers: Workers = workers or Solo()
+        self._at_most = recipe.micro_batch_size
+        self.network = ValueNetwork(family, roles=roles, num_blocks=self._settings.value_blocks)
         if warm is not None:
             self.load(warm)
         self.optimizer: torch.optim.Optimizer = adam(self.network, self._settings.optimizer)
@@ -205,20 +269,36 @@ class ValueSurrogate:
 
         Several prompts may be held against each sample: `at.cond.tokens` [B, M, L, D], then rewards are [B, M].
         """
-        settings = self._settings
-        values = self.network(at.x_tau, at.tau, at.cond.tokens)
-        if settings.form == "value_contrast":
-            loss = value_contrast_loss(
-                values, rewards=rewards, group_index=at.group_index, square_weight=settings.value_square_weight
-            )
-        else:
-            loss = value_regression_loss(values, rewards=rewards)  # in unit range about 0: `normalisation: unit_range`
-        norm = descend(loss, self.optimizer, max_grad_norm=settings.optimizer.max_grad_norm)
+        pieces = micro_batches(at.group_index, at_most=self._at_most, workers=self._workers)
+        pairs = [pair_weight(rewards[rows], at.group_index[rows]) for rows, _ in pieces]
+        all_pairs = torch.stack(pairs).sum()
+        self._workers.average([all_pairs])
+        values: list[Tensor] = []
+
+        def losses() -> Iterator[Tensor]:
+            for (rows, share), own_pairs in zip(pieces, pairs, strict=True):
+                part = at[rows]
+                found = self.network(part.x_tau, part.tau, part.cond.tokens)
+                values.append(found.detach())
+                pair_share = own_pairs / all_pairs.clamp(min=torch.finfo(torch.float32).tiny)
+                yield self._loss(found, rewards[rows], part.group_index, share=share, pair_share=pair_share)
+
+        bound = self._settings.optimizer.max_grad_norm
+        loss, norm = descend(losses(), self.optimizer, max_grad_norm=bound, workers=self._workers)
         return {
-            "surrogate_loss": float(loss.detach()),
+            "surrogate_loss": loss,
             "surrogate_grad_norm": norm,
-            "surrogate_ranking": ranking(values.detach(), rewards, at.group_index),
+            "surrogate_ranking": ranking(torch.cat(values), rewards, at.group_index),
         }
+
+    def _loss(
+        self, values: Tensor, rewards: Tensor, group_index: Tensor, *, share: float, pair_share: Tensor
+    ) -> Tensor:
+        """A piece's part of the loss: the contrast is a mean over pairs, all else one over samples."""
+        if self._settings.form == "value_regression":
+            return share * value_regression_loss(values, rewards=rewards)  # in unit range: `normalisation: unit_range`
+        contrast = value_contrast_loss(values, rewards=rewards, group_index=group_index, square_weight=0.0)
+        return pair_share * contrast + share * self._settings.value_square_weight * values.float().square().mean()
 
     @torch.no_grad()
     def opinions(self, at: Renoised) -> Tensor:
@@ -226,14 +306,19 @@ class ValueSurrogate:
         values: Tensor = self.network(at.x_tau, at.tau, at.cond.tokens)
         return values
 
-    def direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, None]:
+    def directions(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
         """The value's gradient, brought to the recipe's size; its normaliser is the guided teacher's."""
+        gradients = [self._gradient(*one) for one in asked]
+        mean_square = torch.cat(gradients).square().mean().reshape(1)
+        self._workers.average([mean_square])
+        size = self._rms.take(float(mean_square))
+        scale, clip = self._student.reward_scale, self._student.reward_clip
+        return [(value_direction(one, rms=size, scale=scale, clip=clip), None) for one in gradients]
+
+    def _gradient(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> Tensor:
         with torch.enable_grad():
             leaf = x_tau.detach().requires_grad_(True)
-            gradient = value_gradient(self.network(leaf, tau, cond.tokens), leaf)
-        size = self._rms.update(gradient)
-        scale, clip = self._student.reward_scale, self._student.reward_clip
-        return value_direction(gradient, rms=size, scale=scale, clip=clip), None
+            return value_gradient(self.network(leaf, tau, cond.tokens), leaf)
 
     def networks(self) -> dict[str, nn.Module]:
         return {"surrogate": self.network}
