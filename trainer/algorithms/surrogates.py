@@ -309,9 +309,10 @@ class ValueSurrogate:
     def directions(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
         """The value's gradient, brought to the recipe's size; its normaliser is the guided teacher's."""
         gradients = [self._gradient(*one) for one in asked]
-        mean_square = torch.cat(gradients).square().mean().reshape(1)
-        self._workers.average([mean_square])
-        size = self._rms.take(float(mean_square))
+        squares = torch.cat(gradients).square()
+        pooled = torch.stack([squares.sum(), squares.new_tensor(float(squares.numel()))])
+        self._workers.average([pooled])
+        size = self._rms.take(float(pooled[0] / pooled[1]))
         scale, clip = self._student.reward_scale, self._student.reward_clip
         return [(value_direction(one, rms=size, scale=scale, clip=clip), None) for one in gradients]
 
