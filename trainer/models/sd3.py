@@ -227,8 +227,8 @@ class Sd3Family:
     def trunk_tokens(self, trunk: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
         """A trunk's last hidden picture tokens under the empty prompt: x [B, C, H, W], sigma [B] -> [B, N, D]."""
         kept: list[Tensor] = []
-        last: nn.Module = trunk.transformer_blocks[-1]
-        hook = last.register_forward_hook(lambda _module, _inputs, output: kept.append(output[1]))
+        blocks: Any = trunk.transformer_blocks
+        hook = blocks[-1].register_forward_hook(lambda _module, _inputs, output: kept.append(output[1]))
         try:
             self.velocity(trunk, x, sigma, self.unconditional(len(x)))
         finally:
