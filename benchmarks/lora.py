@@ -114,7 +114,7 @@ def _batch(algorithm: TdmR1, prompts: list[str], size: int, rng: torch.Generator
 
 def megabytes_beside_the_teacher(algorithm: TdmR1) -> float:
     """Networks, running averages and Adam's two moments."""
-    state = algorithm.state_dict()["networks"]
+    state: dict[str, dict[str, torch.Tensor]] = algorithm.state_dict()["networks"]
     networks = sum(tensor.numel() for tensors in state.values() for tensor in tensors.values())
     trained = sum(
         parameter.numel()
@@ -122,7 +122,7 @@ def megabytes_beside_the_teacher(algorithm: TdmR1) -> float:
         for group in optimizer.param_groups
         for parameter in group["params"]
     )
-    return 4 * (networks + 2 * trained) / 1e6
+    return float(4 * (networks + 2 * trained) / 1e6)
 
 
 def main() -> None:

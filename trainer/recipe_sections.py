@@ -31,7 +31,7 @@ class LoraSettings(RecipeSection):
 
     rank: int = Field(default=32, ge=1, le=4096)
     """Width of an adapter's matrices."""
-    alpha: FiniteFloat = Field(default=64.0, gt=0)
+    alpha: int = Field(default=64, ge=1)
     """An adapter's output is multiplied by alpha / rank."""
     targets: tuple[str, ...] = Field(
         default=("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from diffusers import StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ _PREFIX: Final = "transformer."
 class LoraRole(nn.Module):
     """A transformer under one adapter; its parameters and its state are the adapter's alone, by diffusers' names."""
 
-    def __init__(self, transformer: nn.Module, config: LoraConfig):
+    def __init__(self, transformer: SD3Transformer2DModel, config: LoraConfig):
         super().__init__()
         transformer.add_adapter(config, _ADAPTER)
         self._transformer = (transformer,)  # in a tuple, it is no submodule: the backbone is not this role's
@@ -59,7 +59,7 @@ class LoraRoles:
         targets: names of the layers that get one, in each block.
     """
 
-    def __init__(self, family: Sd3Family, *, rank: int, alpha: float, targets: Sequence[str]):
+    def __init__(self, family: Sd3Family, *, rank: int, alpha: int, targets: Sequence[str]):
         self._family = family
         self._rank, self._alpha, self._targets = rank, alpha, list(targets)
 

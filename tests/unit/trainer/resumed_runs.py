@@ -26,7 +26,7 @@ from trainer.run_folder import RunFolder
 from trainer.training_process import load_family
 
 KILLS = 3
-RECIPE = deterministic_recipe()
+RECIPE = deterministic_recipe("prompts.groups_per_iteration=2", "prompts.group_size=2", "algorithm.batch_size=6")
 torch.set_num_threads(1)
 FAMILY = load_family(RECIPE, device=torch.device("cpu"))
 
