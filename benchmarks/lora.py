@@ -14,9 +14,10 @@ import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
+from torch import nn
 
 from benchmarks.record import Figure, parser, report
 from deploy.oracles_in_process import OraclesInProcess
@@ -26,7 +27,7 @@ from services.oracles.ocr_spelling import OcrSpelling
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS, Tdm
 from trainer.algorithms.tdm_r1 import TdmR1
-from trainer.evaluate import HeldoutPicture, Sampler, evaluate, plan_heldout
+from trainer.evaluate import Sampler, evaluate, plan_heldout
 from trainer.in_process_feedback import InProcessFeedback
 from trainer.loop import Loop
 from trainer.models.roles import Roles
@@ -125,6 +126,41 @@ def megabytes_beside_the_teacher(algorithm: TdmR1) -> float:
     return float(4 * (networks + 2 * trained) / 1e6)
 
 
+class Measures:
+    """What was found out, as figures and by name."""
+
+    def __init__(self, family: Sd3Family, *, pictures: int) -> None:
+        self._family, self._oracles = family, OraclesInProcess()
+        self._plan = plan_heldout(
+            heldout_prompts(), prompts_per_kind=pictures, pictures_per_kind=pictures, seed=10_000_000
+        )
+        self.figures: list[Figure] = []
+        self.keys: dict[str, dict[str, float]] = {"strict": {}, "trained_parameters": {}, "megabytes": {}}
+
+    def teacher(self) -> None:
+        self._judge("teacher", *teacher_sampler(self._family, self._family.teacher, guidance_scale=4.5))
+
+    def student(self, what: str, network: nn.Module) -> None:
+        self._judge(what, *student_sampler(self._family, network, num_steps=NUM_STUDENT_STEPS))
+
+    def costs(self, way: str, algorithm: TdmR1, recipe: Recipe, *, repetitions: int) -> None:
+        parameters = sum(one.numel() for one in algorithm.student.parameters())
+        megabytes = megabytes_beside_the_teacher(algorithm)
+        self.keys["trained_parameters"][way], self.keys["megabytes"][way] = parameters, megabytes
+        self.figures.append(Figure(f"{way}: trained of the student", "parameters", [parameters]))
+        self.figures.append(Figure(f"{way}: all roles with their Adam", "MB", [megabytes], "beside the teacher"))
+        for name, seconds in seconds_an_update(algorithm, recipe, repetitions).items():
+            note = f"{recipe.algorithm.batch_size} samples"
+            self.figures.append(Figure(f"{way}: an update of {name}", "s", seconds, note))
+
+    def _judge(self, what: str, sampler: Sampler, nfe: int) -> None:
+        found = evaluate(self._plan, sampler=sampler, judge=self._oracles.judge, name=what, nfe=nfe)
+        self.keys["strict"][what] = share = found.overall
+        error = math.sqrt(share * (1 - share) / len(found.outcomes))
+        note = f"standard error {error:.3f}, {len(found.outcomes)} pictures"
+        self.figures.append(Figure(f"{what}, {nfe} NFE", "strict accuracy", [share], note))
+
+
 def main() -> None:
     """Runs the benchmark and prints the table."""
     made = parser(__doc__)
@@ -137,45 +173,18 @@ def main() -> None:
     arguments = made.parse_args()
     configure_logging(level="WARNING")
     family = Sd3Family.load(WEIGHTS, precision=native_precision(torch.device("cpu")))
-    oracles = OraclesInProcess()
-    plan = plan_heldout(
-        heldout_prompts(), prompts_per_kind=arguments.pictures, pictures_per_kind=arguments.pictures, seed=10_000_000
-    )
-    keys: dict[str, Any] = {"strict": {}, "trained_parameters": {}, "megabytes": {}}
-    figures: list[Figure] = []
-
-    def judged(what: str, sampler: tuple[Sampler, int], plan: list[HeldoutPicture]) -> None:
-        found = evaluate(plan, sampler=sampler[0], judge=oracles.judge, name=what, nfe=sampler[1])
-        keys["strict"][what] = found.overall
-        error = math.sqrt(found.overall * (1 - found.overall) / len(found.outcomes))
-        figures.append(Figure(f"{what}, {sampler[1]} NFE", "strict accuracy", [found.overall], f"± {error:.3f}"))
-
-    judged("teacher", teacher_sampler(family, family.teacher, guidance_scale=4.5), plan)
+    measures = Measures(family, pictures=arguments.pictures)
+    measures.teacher()
     for way in arguments.ways:
         recipe = recipe_of(way, iterations=arguments.iterations, rank=arguments.rank)
         roles, folder = build_roles(recipe.model, family), arguments.work / way
-        began = time.monotonic()
         settings = LORA_DISTILLATION if way == "lora" else DISTILLATION
         tdm = distil(folder, family, roles=roles, recipe=settings, num_steps=arguments.steps)
-        distilled_s = time.monotonic() - began
-        judged(f"{way}: TDM", student_sampler(family, tdm.ema_student, num_steps=NUM_STUDENT_STEPS), plan)
-        began = time.monotonic()
+        measures.student(f"{way}: TDM", tdm.ema_student)
         algorithm = reinforced(recipe, family, roles, start=tdm, folder=folder / "run")
-        reinforced_s = time.monotonic() - began
-        judged(f"{way}: TDM-R1", student_sampler(family, algorithm.ema_student, num_steps=NUM_STUDENT_STEPS), plan)
-        keys["trained_parameters"][way] = sum(one.numel() for one in algorithm.student.parameters())
-        keys["megabytes"][way] = megabytes_beside_the_teacher(algorithm)
-        figures += [
-            Figure(f"{way}: trained of the student", "parameters", [keys["trained_parameters"][way]]),
-            Figure(f"{way}: all roles with their Adam", "MB", [keys["megabytes"][way]], "beside the teacher"),
-            Figure(f"{way}: TDM", "s", [distilled_s], f"{arguments.steps} steps, less what was there before"),
-            Figure(f"{way}: TDM-R1", "s", [reinforced_s], f"{arguments.iterations} iterations, likewise"),
-            *(
-                Figure(f"{way}: an update of {name}", "s", seconds, f"{recipe.algorithm.batch_size} samples")
-                for name, seconds in seconds_an_update(algorithm, recipe, arguments.repetitions).items()
-            ),
-        ]
-    report("lora", figures, json_file=arguments.json, keys=keys)
+        measures.student(f"{way}: TDM-R1", algorithm.ema_student)
+        measures.costs(way, algorithm, recipe, repetitions=arguments.repetitions)
+    report("lora", measures.figures, json_file=arguments.json, keys=measures.keys)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def fit_surrogate(
 ) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
     from deploy.oracles_in_process import OraclesInProcess
-    from trainer.algorithms.surrogates import ValueSurrogate
+    from trainer.algorithms.value_surrogate import ValueSurrogate
     from trainer.worlds.shapes.surrogate import collect_bank
     from trainer.worlds.shapes.surrogate import fit_surrogate as fit
 

@@ -31,7 +31,7 @@ class Workers(Protocol):
     def world_size(self) -> int: ...
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Makes each tensor the mean of all workers', in place.
+        """Makes each tensor the mean of all workers', in place; all are of one type and on one device.
 
         Every worker must bring tensors of the same shapes, at the same time.
         """
@@ -89,7 +89,7 @@ class TorchCoordinator:
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=self._group if flat.device.type == "cpu" else None)
         flat /= self.world_size
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))

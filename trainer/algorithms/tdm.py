@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +17,11 @@ import torch
 from torch import Tensor
 
 from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe
-from trainer.algorithms.draws import MAX_TAU, Draws, Level, seeded
+from trainer.algorithms.draws import Draws, Level, seeded
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.micro_batches import MicroBatch, micro_batches
 from trainer.algorithms.networks import adam, descend, follow, rms
+from trainer.algorithms.student_steps import Pull, Start, StudentStep
 from trainer.coordination import Solo, Workers
 from trainer.diffusion.flow import clean_prediction, euler_step, renoise_boundary
 from trainer.diffusion.trajectory import Trajectory, sample_trajectory
@@ -31,56 +31,11 @@ from trainer.models.full_copies import FullCopies
 from trainer.models.roles import Roles
 from trainer.models.sd3 import Conditioning, Sd3Family
 
-__all__ = ["MAX_TAU", "NUM_STUDENT_STEPS", "Pull", "StudentStep", "Tdm"]
+__all__ = ["NUM_STUDENT_STEPS", "Tdm"]
 
 NUM_STUDENT_STEPS = 4
 _DRAWN_FOR: Final = ("fake_score", "student", "surrogate", "ranking")
 """What draws are made for; the place in this list is part of their key."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a step k -> k+1 of the student begins, for every sample."""
-
-    k: Tensor
-    """[B] int64."""
-    z: Tensor
-    """[B, C, H, W] float32: boundary k."""
-    sigma: Tensor
-    sigma_next: Tensor
-    """[B] float32."""
-    cond: Conditioning
-
-    def __getitem__(self, rows: slice) -> Start:
-        return Start(self.k[rows], self.z[rows], self.sigma[rows], self.sigma_next[rows], self.cond[rows])
-
-
-@dataclass(frozen=True)
-class StudentStep:
-    """One step of the student for every sample, each at a step of its own."""
-
-    k: Tensor
-    """[B] int64: the step is k -> k+1."""
-    z_next: Tensor
-    """[B, C, H, W] float32, detached (E4)."""
-    x0_s: Tensor
-    """[B, C, H, W] float32, with the student's gradient where it was asked for (E3)."""
-    sigma_next: Tensor
-    """[B] float32."""
-    cond: Conditioning
-
-
-@dataclass(frozen=True)
-class Pull:
-    """Where samples are drawn to, in clean-prediction space [B, C, H, W], and what that is measured against (E10)."""
-
-    matching: Tensor
-    guidance: Tensor
-    x0_target: Tensor
-    """The guided teacher's clean prediction."""
-    reward: Tensor | None = None
-    reward_target: Tensor | None = None
-    """What the reward is measured against, if that is not the guided teacher."""
 
 
 class Tdm:

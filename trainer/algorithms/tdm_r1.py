@@ -18,8 +18,10 @@ from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.draws import Draws, seeded
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.networks import rms
-from trainer.algorithms.surrogates import Asked, Renoised, build_surrogate, ranking
-from trainer.algorithms.tdm import Pull, StudentStep, Tdm
+from trainer.algorithms.student_steps import Pull, StudentStep
+from trainer.algorithms.surrogate_forms import build_surrogate
+from trainer.algorithms.surrogates import Asked, Renoised, ranking
+from trainer.algorithms.tdm import Tdm
 from trainer.coordination import Workers
 from trainer.diffusion.flow import renoise_boundary
 from trainer.losses.student import direction_term, student_loss

@@ -22,6 +22,7 @@ from trainer.models.full_copies import FullCopies
 from trainer.models.lora import LoraRoles
 from trainer.models.roles import Roles
 from trainer.models.sd3 import Sd3Family
+from trainer.worlds.shapes.distill import LORA_DISTILLATION, distil
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
 PROMPTS = ["a red circle and a blue star", 'the word "TEN"', "three rings"]
@@ -149,6 +150,22 @@ def test_plain_distillation_moves_an_adapter_towards_what_guidance_draws(family:
     batch = batch_of(algorithm)
     losses = [algorithm.student_step(batch)["student_loss"] for _ in range(6)]
     assert np.mean(losses[3:]) < np.mean(losses[:3])
+
+
+def test_a_distilled_adapter_is_what_a_run_begins_with(family: Sd3Family, tmp_path: Path) -> None:
+    roles = way("lora", family)
+    few = LORA_DISTILLATION.model_copy(update={"batch_size": 2})
+    tdm = distil(tmp_path / "work", family, roles=roles, recipe=few, num_steps=1)
+    for name, network in (("student", tdm.ema_student), ("fake_score", tdm.fake_score)):
+        roles.export(roles.shipped(tmp_path) / name, network, num_steps=4)
+    shipped = recipe("group_bradley_terry").model_copy(
+        update={"student": StudentSettings(), "fake_score": FakeScoreSettings()}
+    )
+    algorithm = TdmR1(shipped, family, roles=roles, weights=tmp_path)
+    begun = weights_of(algorithm)
+    assert changed({"s": tdm.ema_student.state_dict()}, {"s": begun["student"]}) == set()
+    assert changed({"f": tdm.fake_score.state_dict()}, {"f": begun["fake_score"]}) == set()
+    assert any(float(tensor.abs().max()) > 0 for key, tensor in begun["student"].items() if "lora_B" in key)
 
 
 def test_an_adapter_costs_its_own_matrices_and_nothing_else(family: Sd3Family) -> None:
