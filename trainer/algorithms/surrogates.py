@@ -1,7 +1,7 @@
 """The surrogate reward behind one interface: what an update is, and which way it sends the student.
 
-Two families: ``velocity_surrogate`` is the publication's, group Bradley-Terry on a velocity (E9); ``value_surrogate`` is
-a scalar value, learnt by contrast in a group (E12a) or by regression (E12b). ``surrogate_forms`` makes what a recipe
+Two families: ``velocity_surrogate`` is the publication's, group Bradley-Terry on a velocity (E9); ``value_surrogate``
+is a scalar value, learnt by contrast in a group (E12a) or by regression (E12b). ``surrogate_forms`` makes what a recipe
 names.
 
 Axis legend: B samples, M prompts held against each, C/H/W latent.

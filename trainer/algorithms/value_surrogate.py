@@ -59,8 +59,8 @@ class ValueSurrogate:
         """
         if not file.exists():
             raise FileNotFoundError(
-                f"no warm surrogate at {file}: `rewardmesh world fit-surrogate` makes it, or start from the teacher "
-                "with --set algorithm.surrogate.initial_weights=teacher"
+                f"no warm surrogate at {file}: `rewardmesh world fit-surrogate` makes it (--lora, of adapters), or "
+                "start from the teacher with --set algorithm.surrogate.initial_weights=teacher"
             )
         try:
             self.network.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
