@@ -21,7 +21,7 @@ from trainer.evaluate import Evaluation, HeldoutPicture, Sampler, evaluate, plan
 from trainer.models.sd3 import Sd3Family
 from trainer.recipe import Recipe
 from trainer.samplers import student_sampler, teacher_sampler
-from trainer.training_process import load_family, model_folder
+from trainer.training_process import build_roles, initial_student, load_family
 from trainer.worlds.shapes.prompts import heldout_prompts
 
 __all__ = ["Evaluator", "Which"]
@@ -45,6 +45,7 @@ class Evaluator:
         self._redis_url = redis_url
         device = torch.device("cuda" if recipe.use_gpu and torch.cuda.is_available() else "cpu")
         self.family: Sd3Family = load_family(recipe, device=device)
+        self._roles = build_roles(recipe.model, self.family)
         self.plan: list[HeldoutPicture] = plan_heldout(
             heldout_prompts(),
             prompts_per_kind=settings.prompts_per_kind,
@@ -53,11 +54,10 @@ class Evaluator:
         )
 
     def shipped(self, which: Which, *, name: str | None = None, tell: Tell | None = None) -> Evaluation:
-        """The network that ships: the teacher with guidance and many steps, the student with few."""
+        """What a run begins with: the teacher with guidance and many steps, the student with few."""
         settings = self._recipe.evaluation
         if which == "student":
-            network = self.family.new_transformer(model_folder(self._recipe) / "student")
-            return self._student(network, name or "student", tell)
+            return self._student(initial_student(self._recipe, self._roles), name or "student", tell)
         sampler, nfe = teacher_sampler(
             self.family,
             self.family.teacher,
@@ -69,19 +69,19 @@ class Evaluator:
     def trained(
         self, run_folder: Path, *, name: str = "after", export: Path | None = None, tell: Tell | None = None
     ) -> Evaluation:
-        """The averaged student of a run's newest checkpoint; `export` writes it as a pipeline for plain diffusers.
+        """The averaged student of a run's newest checkpoint; `export` writes it for plain diffusers.
 
         Raises: RecipeError if the run has no checkpoint, CheckpointCorrupt.
         """
         checkpoint = CheckpointFolder(run_folder / "checkpoints", keep=1).read_latest()
         if checkpoint is None:
             raise RecipeError("the run has no checkpoint yet", str(run_folder), "train it first")
-        network = self.family.new_transformer()
+        network = self._roles.new()
         network.load_state_dict(dict(checkpoint.networks["ema_student"]))
         evaluation = self._student(network, name, tell)
         if export is not None:
             facts = {"iteration": checkpoint.iteration, "heldout_strict": evaluation.overall}
-            self.family.export(export, network, num_steps=NUM_STUDENT_STEPS, **facts)
+            self._roles.export(export, network, num_steps=NUM_STUDENT_STEPS, **facts)
         return evaluation
 
     def _student(self, network: torch.nn.Module, name: str, tell: Tell | None) -> Evaluation:

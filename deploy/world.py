@@ -20,6 +20,7 @@ from trainer.worlds.shapes.weights_folder import WEIGHTS, write_checksums, write
 
 if TYPE_CHECKING:
     from trainer.algorithms.tdm_r1 import TdmR1
+    from trainer.models.roles import Roles
     from trainer.models.sd3 import Sd3Family
 
 __all__ = ["app"]
@@ -30,6 +31,7 @@ Work = Annotated[Path, typer.Option(help="Folder of checkpoints, to go on from."
 To = Annotated[Path, typer.Option(help="Folder of finished weights.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps in all.")]
 Seed = Annotated[int, typer.Option(min=0)]
+Lora = Annotated[bool, typer.Option(help="As LoRA adapters on the teacher, in the folder `lora`.")]
 _WORK = Path("runs/world")
 _STUDENT_STEPS = 4
 
@@ -69,13 +71,20 @@ def train_teacher(
 
 
 @app.command()
-def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 250, seed: Seed = 0) -> None:
+def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 250, seed: Seed = 0, lora: Lora = False) -> None:
     """Distil the 4-step student from the teacher, by TDM."""
+    from trainer.worlds.shapes.distill import DISTILLATION, LORA_DISTILLATION
     from trainer.worlds.shapes.distill import distil as train
 
-    tdm = train(work, _family(to), num_steps=steps, seed=seed)
-    write_transformer(to / "student", tdm.ema_student)
-    write_transformer(to / "fake_score", tdm.fake_score)
+    family = _family(to)
+    roles = _roles(family, lora=lora)
+    recipe = LORA_DISTILLATION if lora else DISTILLATION
+    tdm = train(roles.shipped(work), family, roles=roles, recipe=recipe, num_steps=steps, seed=seed)
+    for name, network in (("student", tdm.ema_student), ("fake_score", tdm.fake_score)):
+        if lora:
+            roles.export(roles.shipped(to) / name, network, num_steps=_STUDENT_STEPS)
+        else:
+            write_transformer(to / name, network)
     write_checksums(to)
 
 
@@ -86,21 +95,23 @@ def fit_surrogate(
     steps: Steps = 2000,
     groups: Annotated[int, typer.Option(min=300, help="Groups of the bank, 12 pictures each.")] = 2400,
     seed: Seed = 0,
+    lora: Lora = False,
 ) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
     from deploy.oracles_in_process import OraclesInProcess
-    from trainer.algorithms.surrogates import ValueSurrogate
+    from trainer.algorithms.value_surrogate import ValueSurrogate
     from trainer.worlds.shapes.surrogate import collect_bank
     from trainer.worlds.shapes.surrogate import fit_surrogate as fit
 
-    algorithm = _cold_algorithm(to, seed=seed)
+    algorithm = _cold_algorithm(to, seed=seed, lora=lora)
+    weights, work, to = to, algorithm.roles.shipped(work), algorithm.roles.shipped(to)
     bank = collect_bank(work, algorithm, OraclesInProcess().score, num_groups=groups, seed=seed)
     ranking = fit(work, algorithm, bank, num_steps=steps, seed=seed)
     surrogate = algorithm.surrogate
     assert isinstance(surrogate, ValueSurrogate)
     surrogate.save(to / ValueSurrogate.FILE)
     (work / "surrogate.json").write_text(json.dumps({"ranking": ranking, "steps": steps, "groups": groups}))
-    write_checksums(to)
+    write_checksums(weights)
     typer.echo(f"pairs of held-out groups ordered rightly: {ranking:.3f}")
 
 
@@ -160,11 +171,22 @@ def _family(folder: Path) -> Sd3Family:
         raise WeightsMissing(str(error), str(folder), "`rewardmesh world train-teacher`") from error
 
 
-def _cold_algorithm(folder: Path, *, seed: int) -> TdmR1:
+def _roles(family: Sd3Family, *, lora: bool) -> Roles:
+    from trainer.recipe_sections import ModelSettings
+    from trainer.training_process import build_roles
+
+    return build_roles(ModelSettings(roles="lora" if lora else "full"), family)
+
+
+def _cold_algorithm(folder: Path, *, seed: int, lora: bool) -> TdmR1:
     """TDM-R1 around the shipped student, its surrogate still the teacher with an empty head."""
     from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, SurrogateSettings
     from trainer.algorithms.tdm_r1 import TdmR1
 
     optimizer = AdamSettings(betas=(0.9, 0.99), weight_decay=0.01)
     recipe = AlgorithmRecipe(surrogate=SurrogateSettings(initial_weights="teacher", optimizer=optimizer))
-    return TdmR1(recipe, _family(folder), weights=folder, seed=seed)
+    family = _family(folder)
+    try:
+        return TdmR1(recipe, family, roles=_roles(family, lora=lora), weights=folder, seed=seed)
+    except FileNotFoundError as error:
+        raise WeightsMissing(str(error), str(folder), "`rewardmesh world distil`") from error

@@ -181,6 +181,8 @@ class StudentSettings(RecipeSection):
     """Each sample's direction is clipped to this many times the running root mean square."""
     ema_decay: FiniteFloat = Field(default=0.95, ge=0, lt=1)
     """Decay of the copy that is evaluated and exported."""
+    initial_weights: Literal["teacher", "shipped"] = "shipped"
+    """What it starts from: the teacher, or the few-step student that distillation left beside it."""
 
 
 class AlgorithmRecipe(RecipeSection):
@@ -196,6 +198,12 @@ class AlgorithmRecipe(RecipeSection):
     """The student."""
     batch_size: int = Field(default=96, ge=1, le=65536)
     """Samples in an update, on each worker; rounded down to whole groups."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Samples whose gradients are computed at once, whole groups, one at least; their sum is the batch's. null: all.
+
+    (E9)'s brake on drift looks at the mean of so many samples, on each worker."""
+    gradient_checkpointing: bool = False
+    """Keep no activations within a block and compute them again for the gradient: less memory, a third more work."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the networks' forwards (autocast); differences of denoising errors are always float32.
 

@@ -35,7 +35,7 @@ from rewardmesh.wire.telemetry import get_logger
 
 __all__ = ["Checkpoint", "CheckpointFolder"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _NAME = re.compile(r"iteration-(\d{8,})")
 _WHAT_TO_DO = "restore the folder from a copy, or remove it to begin from the one before"
 

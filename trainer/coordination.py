@@ -1,8 +1,9 @@
 """How several training workers act as one: rank 0 decides, all of them do it.
 
 Workers that each acted on what they see would wait for one another for ever; so, at every fork, what each rank sees is
-gathered, rank 0 makes the plan, and everybody is told. Messages are JSON in tensors. Gradients are averaged before each
-optimiser step, so parameters stay equal on all ranks. One worker alone talks to nobody.
+gathered, rank 0 makes the plan, and everybody is told. Messages are JSON in tensors. An algorithm averages its
+gradients over the workers before it clips them and steps, so parameters stay equal on all ranks. One worker alone talks
+to nobody.
 """
 
 from __future__ import annotations
@@ -15,19 +16,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Coordinator", "Solo", "TorchCoordinator", "average_gradients_before_steps"]
+__all__ = ["Coordinator", "Solo", "TorchCoordinator", "Workers"]
 
 View = Mapping[str, Any]
 
 
-class Coordinator(Protocol):
-    """A worker's place among the others."""
+class Workers(Protocol):
+    """A worker's place among those that learn one network together."""
 
     @property
     def rank(self) -> int: ...
 
     @property
     def world_size(self) -> int: ...
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Makes each tensor the mean of all workers', in place; all are of one type and on one device.
+
+        Every worker must bring tensors of the same shapes, at the same time.
+        """
+
+
+class Coordinator(Workers, Protocol):
+    """The same, and what the loop needs of it."""
 
     def decide(self, view: View, plan: Callable[[Sequence[View]], dict[str, Any]]) -> dict[str, Any]:
         """What rank 0 makes of everybody's view, on every rank. Views and plans are JSON."""
@@ -47,6 +58,9 @@ class Solo:
 
     def gather(self, view: View) -> list[dict[str, Any]]:
         return [dict(view)]
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """They are the mean already."""
 
 
 class TorchCoordinator:
@@ -73,6 +87,13 @@ class TorchCoordinator:
         dist.all_gather(gathered, padded, group=self._group)
         return [_decode(part[: int(size.item())]) for part, size in zip(gathered, sizes, strict=True)]
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat, group=self._group if flat.device.type == "cpu" else None)
+        flat /= self.world_size
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
     def _broadcast(self, plan: Mapping[str, Any] | None) -> dict[str, Any]:
         message = _encode(plan) if plan is not None else torch.zeros(0, dtype=torch.uint8)
         size = torch.tensor([message.numel()])
@@ -81,30 +102,6 @@ class TorchCoordinator:
             message = torch.zeros(int(size.item()), dtype=torch.uint8)
         dist.broadcast(message, src=0, group=self._group)
         return _decode(message)
-
-
-def average_gradients_before_steps(optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """From now on, each optimiser steps with the mean of all ranks' gradients.
-
-    Every rank must take the same steps in the same order. A parameter without a gradient counts as zero.
-    """
-    for optimizer in optimizers.values():
-        optimizer.register_step_pre_hook(_average)
-
-
-def _average(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001 - torch's signature
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    start = 0
-    for parameter in parameters:
-        count = parameter.numel()
-        parameter.grad.copy_(flat[start : start + count].view_as(parameter))
-        start += count
 
 
 def _encode(value: Mapping[str, Any]) -> Tensor:

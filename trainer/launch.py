@@ -36,7 +36,7 @@ from rewardmesh.wire import errors
 from rewardmesh.wire.errors import RecipeError, RewardmeshError
 from rewardmesh.wire.telemetry import about, configure_logging, get_logger
 from rewardmesh.wire.tracing import configure_tracing, flush
-from trainer.coordination import Coordinator, Solo, TorchCoordinator, average_gradients_before_steps
+from trainer.coordination import Coordinator, Solo, TorchCoordinator
 from trainer.loop import Loop
 from trainer.ray_metrics import RayMetrics
 from trainer.recipe import Recipe, dump_recipe, parse_recipe
@@ -155,9 +155,9 @@ def _train(folder: RunFolder, recipe: Recipe, *, parts: str, buffer_url: str | N
     configure_logging()
     configure_tracing("trainer")
     coordinator: Coordinator = TorchCoordinator() if world_size > 1 else Solo()
-    built = _builder(parts)(recipe, run_id=folder.run_id, device=_device(recipe), rank=rank, buffer_url=buffer_url)
-    if world_size > 1:
-        average_gradients_before_steps(built.algorithm.optimizers)
+    built = _builder(parts)(
+        recipe, run_id=folder.run_id, device=_device(recipe), workers=coordinator, buffer_url=buffer_url
+    )
     metrics = _ray_metrics(folder.run_id) if rank == 0 else None
     try:
         loop = Loop(

@@ -15,6 +15,7 @@ from trainer.algorithm_recipe import AlgorithmRecipe, RecipeSection
 __all__ = [
     "EvaluationSettings",
     "FeedbackSettings",
+    "LoraSettings",
     "ModelSettings",
     "PromptSettings",
     "Recipe",
@@ -25,6 +26,20 @@ __all__ = [
 MIB = 1024 * 1024
 
 
+class LoraSettings(RecipeSection):
+    """Adapters on the frozen backbone, one a role."""
+
+    rank: int = Field(default=32, ge=1, le=4096)
+    """Width of an adapter's matrices."""
+    alpha: int = Field(default=64, ge=1)
+    """An adapter's output is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = Field(
+        default=("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        min_length=1,
+    )
+    """Names of the layers of a block that get one."""
+
+
 class ModelSettings(RecipeSection):
     """Which pretrained networks are post-trained."""
 
@@ -32,6 +47,10 @@ class ModelSettings(RecipeSection):
     """Model family: a StableDiffusion3 pipeline folder."""
     folder: str = "shapes"
     """A folder of pipeline components, or `shapes` for the weights that ship with the embedded world."""
+    roles: Literal["full", "lora"] = "full"
+    """How student, fake score and surrogate are had: full copies of the teacher, or LoRA adapters on it."""
+    lora: LoraSettings = LoraSettings()
+    """Of the adapters, where roles are `lora`."""
 
 
 class PromptSettings(RecipeSection):

@@ -1,7 +1,8 @@
 """Rollouts: which prompts, which noise, and the pictures that are sent of them.
 
-Every draw follows from (seed, rollout index, rank), so a rollout needs no random state that would have to be saved, and
-one that a killed run had already stored is taken from the store instead of being made again.
+Every draw follows from (seed, rollout index, place in the rollout): workers share out what one would have drawn, no
+random state has to be saved, and a rollout that a killed run had already stored is taken from the store instead of
+being made again.
 Axis legend: B samples, G group size, K steps, C/H/W latent; pictures [B, H, W, 3] uint8.
 """
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rewardmesh.wire.tracing import span
+from trainer.algorithms.draws import seed_for
 from trainer.algorithms.interface import Algorithm, TrajectoryBatch
 from trainer.feedback import PictureGroup, PictureSample
 from trainer.recipe_sections import PromptSettings
@@ -66,11 +68,6 @@ class Rollout:
         self.awaited.discard(pair)
         self.late.discard(pair)
         return known
-
-
-def seed_for(*parts: int) -> int:
-    """One 63-bit seed from several numbers, well mixed."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def clean_predictions(boundaries: Tensor, sigmas: Sequence[float], scored: Sequence[int]) -> Tensor:
@@ -142,11 +139,11 @@ class RolloutMaker:
     def make(self, index: int, policy_version: int) -> Rollout:
         """Rolls out and stores this worker's groups of a rollout, or finds them stored by a run that was killed."""
         mine = list(enumerate(self.choose(index)))[self._rank :: self._world_size]
-        # With another number of workers, other shares and other noise: another group, which must not be mistaken.
+        # With another number of workers, other shares in other stores: another group, which must not be mistaken.
         suffix = f"-of{self._world_size}" if self._world_size > 1 else ""
         group_ids = [f"{index:06d}-{position:03d}{suffix}" for position, _ in mine]
         if not all(group_id in self._store for group_id in group_ids):
-            self._roll_out(index, policy_version, [prompt for _, prompt in mine], group_ids)
+            self._roll_out(index, policy_version, mine, group_ids)
         rollout = Rollout(index=index, policy_version=policy_version, group_ids=group_ids)
         for group_id in group_ids:
             answered, checks = self._store.rewards(group_id), self._store.header(group_id).checks
@@ -166,12 +163,15 @@ class RolloutMaker:
         """Ids of what is sent of a group, [P][G]: one row a scored boundary."""
         return [[f"{group_id}-{i:03d}-b{k}" for i in range(group_size)] for k in self._rule.boundaries]
 
-    def _roll_out(self, index: int, policy_version: int, prompts: Sequence[Prompt], group_ids: Sequence[str]) -> None:
+    def _roll_out(
+        self, index: int, policy_version: int, mine: Sequence[tuple[int, Prompt]], group_ids: Sequence[str]
+    ) -> None:
         size = self._settings.group_size
         at_once = max(1, self._settings.rollout_batch_size // size)
-        rng = torch.Generator().manual_seed(seed_for(self._seed, 2, index, self._rank))
-        for start in range(0, len(prompts), at_once):
-            part = prompts[start : start + at_once]
+        for start in range(0, len(mine), at_once):
+            part = [prompt for _, prompt in mine[start : start + at_once]]
+            seeds = [seed_for(self._seed, 2, index, position) for position, _ in mine[start : start + at_once]]
+            rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
             with ExitStack() as spans:
                 traces = [
                     spans.enter_context(
@@ -179,7 +179,7 @@ class RolloutMaker:
                     )
                     for group_id in group_ids[start : start + at_once]
                 ]
-                trajectory = self._algorithm.rollout([one.prompt for one in part], size, rng)
+                trajectory = self._algorithm.rollout([one.prompt for one in part], size, rngs)
             boundaries = trajectory.boundaries.detach().to("cpu", torch.float16)
             sigmas = tuple(float(sigma) for sigma in trajectory.sigmas.tolist())
             groups = boundaries.reshape(len(part), size, *boundaries.shape[1:]).numpy()

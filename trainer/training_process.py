@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.errors import BufferMisconfigured, OracleUnavailable, RecipeError, WeightsMissing
@@ -23,10 +23,14 @@ from rewardmesh.wire.stream import Stream, StreamSettings
 from trainer.algorithms.interface import Algorithm
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.buffer_feedback import BufferFeedback
+from trainer.coordination import Workers
 from trainer.feedback import Feedback
+from trainer.models.full_copies import FullCopies
+from trainer.models.lora import LoraRoles
+from trainer.models.roles import Roles
 from trainer.models.sd3 import Sd3Family, native_precision
 from trainer.recipe import Recipe
-from trainer.recipe_sections import FeedbackSettings
+from trainer.recipe_sections import FeedbackSettings, ModelSettings
 from trainer.rewards import scored_boundaries
 from trainer.rollouts import Decode, Prompt, seed_for
 from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
@@ -36,6 +40,8 @@ __all__ = [
     "Parts",
     "build_algorithm",
     "build_parts",
+    "build_roles",
+    "initial_student",
     "load_family",
     "model_folder",
     "open_buffer_feedback",
@@ -59,14 +65,16 @@ class Parts:
     feedback: Feedback
 
 
-def build_parts(recipe: Recipe, *, run_id: str, device: torch.device, rank: int, buffer_url: str | None) -> Parts:
+def build_parts(
+    recipe: Recipe, *, run_id: str, device: torch.device, workers: Workers, buffer_url: str | None
+) -> Parts:
     """Everything that the recipe names; the buffer last, once all else is known to be there.
 
     Raises: WeightsMissing, RecipeError, and what `open_buffer_feedback` raises.
     """
     prompts = training_prompts(recipe)
     family = load_family(recipe, device=device)
-    algorithm = build_algorithm(recipe, family, rank=rank)
+    algorithm = build_algorithm(recipe, family, workers=workers)
     if buffer_url is None:
         raise BufferMisconfigured("no buffer to send pictures to", "REDIS_URL", "set it, or use `rewardmesh train`")
     group_pictures = recipe.prompts.group_size * len(scored_boundaries(recipe.feedback.pictures, algorithm.num_steps))
@@ -98,16 +106,45 @@ def load_family(recipe: Recipe, *, device: torch.device) -> Sd3Family:
     asked = recipe.algorithm.precision
     precision = native_precision(device) if asked == "auto" else getattr(torch, asked)
     try:
-        return Sd3Family.load(model_folder(recipe), device=device, precision=precision)
+        return Sd3Family.load(
+            model_folder(recipe),
+            device=device,
+            precision=precision,
+            gradient_checkpointing=recipe.algorithm.gradient_checkpointing,
+        )
     except FileNotFoundError as error:
         raise WeightsMissing(str(error), recipe.model.folder, "see `rewardmesh doctor`") from error
 
 
-def build_algorithm(recipe: Recipe, family: Sd3Family, *, rank: int) -> TdmR1:
-    """The algorithm with the networks that it starts from. Raises WeightsMissing."""
+def build_roles(settings: ModelSettings, family: Sd3Family) -> Roles:
+    """How a recipe has its networks."""
+    if settings.roles == "full":
+        return FullCopies(family)
+    lora = settings.lora
+    return LoraRoles(family, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+
+
+def initial_student(recipe: Recipe, roles: Roles) -> nn.Module:
+    """The student that a run of the recipe begins with. Raises WeightsMissing."""
+    folder = roles.shipped(model_folder(recipe)) / "student"
+    try:
+        return roles.new(folder if recipe.algorithm.student.initial_weights == "shipped" else None)
+    except FileNotFoundError as error:
+        raise WeightsMissing(str(error), str(folder), "see `rewardmesh doctor`") from error
+
+
+def build_algorithm(recipe: Recipe, family: Sd3Family, *, workers: Workers) -> TdmR1:
+    """The algorithm with the networks that it starts from, the same on all workers. Raises WeightsMissing."""
     folder = model_folder(recipe)
     try:
-        return TdmR1(recipe.algorithm, family, weights=folder, seed=seed_for(recipe.run.seed, 5, rank))
+        return TdmR1(
+            recipe.algorithm,
+            family,
+            roles=build_roles(recipe.model, family),
+            weights=folder,
+            seed=seed_for(recipe.run.seed, 5),
+            workers=workers,
+        )
     except FileNotFoundError as error:
         raise WeightsMissing(str(error), str(folder), "see `rewardmesh doctor`") from error
 

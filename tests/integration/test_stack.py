@@ -39,6 +39,7 @@ SHOWN = {
     "rewardmesh_reward_time_hidden_s",
     "rewardmesh_iteration_s",
 }
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(START_S + 900)
 
 
@@ -158,6 +159,33 @@ def test_two_training_workers_learn_as_one(stack: RunningStack, tmp_path: Path) 
     assert [line["iteration"] for line in lines] == [1, 2]
     assert [line["samples"]["scored"] for line in lines] == [8, 8]  # two groups of four, one from each worker
     assert {path.name for path in (tmp_path / "smoke" / "store").iterdir()} == {"rank-0", "rank-1"}
+
+
+def test_two_training_workers_have_the_losses_of_one_with_the_same_batch(stack: RunningStack, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.integration.two_workers", str(tmp_path)],
+        cwd=ROOT,
+        env=stack.environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert len(one) == len(two) == 2
+    for alone, shared in zip(one, two, strict=True):
+        assert shared["samples"] == alone["samples"] == {"scored": 12, "failed": 0}
+        for network, figures in alone["figures"].items():
+            kept = {key: value for key, value in figures.items() if key.endswith(("_loss", "_grad_norm"))}
+            assert {key: shared["figures"][network][key] for key in kept} == pytest.approx(kept, rel=1e-3, abs=1e-6)
+    # Groups stay whole on a worker: of the four, each has two, and they are not the same ones.
+    states = sorted((tmp_path / "two" / "checkpoints").glob("iteration-*"))
+    ranks = [
+        {group for group, _ in rank["bank"]} for rank in json.loads((states[-1] / "loop.json").read_text())["ranks"]
+    ]
+    assert [len(rank) for rank in ranks] == [4, 4]  # of both iterations
+    assert not ranks[0] & ranks[1]
 
 
 def test_the_trainer_of_the_compose_file_trains(stack: RunningStack) -> None:

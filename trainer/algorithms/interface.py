@@ -99,19 +99,21 @@ class Algorithm(Protocol):
     """One post-training algorithm: four networks, their optimisers, and one method an update.
 
     Every method runs on the algorithm's own device and leaves the networks it does not train untouched. The figures
-    that an update returns are plain floats, logged as they are.
+    that an update returns are plain floats, logged as they are. With several workers (`coordination.Workers`) each
+    brings whole groups, all make the same updates in the same order, and gradients are averaged before each step.
     """
-
-    @property
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """By the network they train; with several workers, gradients are averaged before each of their steps."""
 
     @property
     def num_steps(self) -> int:
         """K: student steps a picture."""
 
-    def rollout(self, prompts: Sequence[str], group_size: int, rng: torch.Generator) -> RolloutTrajectory:
-        """Samples `group_size` trajectories a prompt with the student, no gradient; draws come from `rng` (CPU)."""
+    def rollout(
+        self, prompts: Sequence[str], group_size: int, rng: torch.Generator | Sequence[torch.Generator]
+    ) -> RolloutTrajectory:
+        """Samples `group_size` trajectories a prompt with the student, no gradient.
+
+        Draws come from `rng` (CPU): one for all, or one for each prompt.
+        """
 
     def surrogate_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the surrogate; needs rewards."""

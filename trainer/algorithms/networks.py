@@ -5,10 +5,13 @@ Owns no mathematics of diffusion.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from trainer.algorithm_recipe import AdamSettings
+from trainer.coordination import Workers
 
 __all__ = ["adam", "descend", "follow", "mean_of", "rms"]
 
@@ -24,20 +27,33 @@ def adam(network: nn.Module, settings: AdamSettings) -> torch.optim.AdamW:
     )
 
 
-def descend(loss: Tensor, optimizer: torch.optim.Optimizer, *, max_grad_norm: float) -> float:
-    """One step down a loss, gradients clipped; returns their norm before clipping.
+def descend(
+    losses: Iterable[Tensor], optimizer: torch.optim.Optimizer, *, max_grad_norm: float, workers: Workers
+) -> tuple[float, float]:
+    """One step down the sum of some losses, averaged over workers, gradients clipped after that.
+
+    Each loss is gone back through before the next is asked for: a generator keeps one graph at a time. Returns the loss
+    and its gradients' norm before clipping, both of all workers.
 
     Raises:
-        FloatingPointError: if the loss is not finite; the network is left as it was.
+        FloatingPointError: if the loss is not finite, on every worker; the network is left as it was.
     """
-    if not bool(torch.isfinite(loss.detach())):
-        raise FloatingPointError(f"the loss is {loss.item()}: lower the learning rate, or look at the rewards")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    total = torch.zeros(1, device=parameters[0].device)
+    for loss in losses:
+        loss.backward()
+        total += loss.detach()
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    workers.average([*(parameter.grad for parameter in parameters), total])
+    if not bool(torch.isfinite(total)):
+        optimizer.zero_grad(set_to_none=True)
+        raise FloatingPointError(f"the loss is {total.item()}: lower the learning rate, or look at the rewards")
     norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     optimizer.step()
-    return float(norm)
+    return float(total), float(norm)
 
 
 @torch.no_grad()

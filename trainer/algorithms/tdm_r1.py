@@ -6,7 +6,8 @@ where they came from is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ import torch
 from torch import Tensor
 
 from trainer.algorithm_recipe import AlgorithmRecipe
+from trainer.algorithms.draws import Draws, seeded
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.networks import rms
-from trainer.algorithms.surrogates import Renoised, build_surrogate, ranking
-from trainer.algorithms.tdm import MAX_TAU, StudentStep, Tdm
+from trainer.algorithms.student_steps import Pull, StudentStep
+from trainer.algorithms.surrogate_forms import build_surrogate
+from trainer.algorithms.surrogates import Asked, Renoised, ranking
+from trainer.algorithms.tdm import Tdm
+from trainer.coordination import Workers
 from trainer.diffusion.flow import draw_noise, renoise_boundary
-from trainer.diffusion.schedule import draw_boundary_steps, draw_tau, shift_sigma
+from trainer.diffusion.schedule import shift_sigma
 from trainer.losses.student import direction_term, student_loss
+from trainer.models.roles import Roles
 from trainer.models.sd3 import Sd3Family
 
 __all__ = ["TdmR1"]
@@ -29,9 +35,19 @@ __all__ = ["TdmR1"]
 class TdmR1(Tdm):
     """Trajectory distribution matching, reinforced; see ``trainer.algorithms.interface`` for what a loop calls."""
 
-    def __init__(self, recipe: AlgorithmRecipe, family: Sd3Family, *, weights: Path | None = None, seed: int = 0):
-        super().__init__(recipe, family, weights=weights, seed=seed)
-        self.surrogate = build_surrogate(recipe, family, weights=weights)
+    def __init__(
+        self,
+        recipe: AlgorithmRecipe,
+        family: Sd3Family,
+        *,
+        roles: Roles | None = None,
+        weights: Path | None = None,
+        seed: int = 0,
+        workers: Workers | None = None,
+    ):
+        super().__init__(recipe, family, roles=roles, weights=weights, seed=seed, workers=workers)
+        with seeded(seed, 1):
+            self.surrogate = build_surrogate(recipe, family, roles=self.roles, weights=weights, workers=self.workers)
         self._optimizers["surrogate"] = self.surrogate.optimizer
 
     def surrogate_step(self, batch: TrajectoryBatch) -> dict[str, float]:
@@ -44,7 +60,7 @@ class TdmR1(Tdm):
 
     def surrogate_ranking(self, batch: TrajectoryBatch) -> float:
         """Share of unequal pairs of a group that the surrogate orders rightly, at boundaries drawn as for an update."""
-        at, k_next = self.renoised(batch)
+        at, k_next = self.renoised(batch, name="ranking")
         return ranking(self.surrogate.opinions(at), batch.rewards_at(k_next).to(self.family.device), at.group_index)
 
     @torch.no_grad()
@@ -68,59 +84,65 @@ class TdmR1(Tdm):
         )
         return self.surrogate.opinions(at).float().cpu()
 
-    def renoised(self, batch: TrajectoryBatch) -> tuple[Renoised, Tensor]:
-        """Each group's boundary k+1 at a level above it, noise shared; and k+1 [B] on the CPU."""
-        device = self.family.device
-        steps = draw_boundary_steps(batch.num_groups, self.num_steps, rng=self.rng)
-        group_index = batch.group_index.to(device)
-        k = steps.to(device)[group_index]
+    def renoised(self, batch: TrajectoryBatch, *, name: str = "surrogate") -> tuple[Renoised, Tensor]:
+        """Each group's boundary k+1 at a level above it, noise shared; and k+1 [B] on the CPU.
+
+        ``name``: what it is drawn for; an update of the surrogate, unless said otherwise.
+        """
+        family, device = self.family, self.family.device
+        draws = self._draws(name, batch)
+        k = draws.cleaner_steps(self.num_steps)[batch.group_index.cpu()].to(device)
         z_next = batch.boundaries.to(device)[torch.arange(len(k), device=device), k + 1].float()
         sigma_next = self.sigmas[k + 1]
-        settings = self.recipe.surrogate.tau
-        tau = draw_tau(
-            sigma_next,
-            shift=self.family.shift,
-            rng=self.rng,
-            lower_u=settings.lower,
-            upper_u=settings.upper,
-            power=settings.power,
-            group_index=group_index,
-        ).clamp(max=MAX_TAU)
-        noise = draw_noise(z_next, rng=self.rng, group_index=group_index)
+        level = draws.level(
+            sigma_next, self.recipe.surrogate.tau, shift=family.shift, shape=family.latent_shape, shared=True
+        )
         at = Renoised(
-            x_tau=renoise_boundary(z_next, noise, sigma_next, tau).x_tau,
-            tau=tau,
+            x_tau=renoise_boundary(z_next, level.noise, sigma_next, level.tau).x_tau,
+            tau=level.tau,
             z_next=z_next,
-            noise=noise,
+            noise=level.noise,
             sigma_next=sigma_next,
             weight=(k + 1).float() / self.num_steps,
-            group_index=group_index,
-            cond=self.family.encode_prompts(batch.prompts),
+            group_index=batch.group_index.to(device),
+            cond=family.encode_prompts(batch.prompts),
         )
         return at, (k + 1).cpu()
 
-    def student_step(self, batch: TrajectoryBatch) -> dict[str, float]:
-        """One update of the student by matching, guidance and the learned reward (E10)."""
+    def _pulls(
+        self, steps: Sequence[StudentStep], pieces: Sequence[slice], draws: Draws, sigma_next: Tensor
+    ) -> list[Pull]:
+        """Matching, guidance and, at a level of its own that the group shares, the learned reward."""
+        pulls = super()._pulls(steps, pieces, draws, sigma_next)
+        settings, family = self.recipe.student.reward_tau, self.family
+        level = draws.level(sigma_next, settings, shift=family.shift, shape=family.latent_shape, shared=True)
+        asked = []
+        for step, rows in zip(steps, pieces, strict=True):
+            x_tau = renoise_boundary(step.z_next, level.noise[rows], step.sigma_next, level.tau[rows]).x_tau
+            asked.append(Asked(x_tau, level.tau[rows], step.cond))
+        directions = self.surrogate.directions(asked)
+        return [
+            replace(pull, reward=direction, reward_target=target)
+            for pull, (direction, target) in zip(pulls, directions, strict=True)
+        ]
+
+    def _student_loss(self, step: StudentStep, pull: Pull) -> Tensor:
+        """Matching, guidance and the learned reward (E10)."""
         settings = self.recipe.student
-        step = self._student_step(batch, self._student_boundaries(batch.num_groups), gradient=True)
-        terms = self._terms(step)
-        reward, figures = self._reward_term(step, terms.x0_target)
         limit = self.num_steps if settings.reward_steps is None else settings.reward_steps
-        loss = student_loss(
-            matching=terms.matching,
-            guidance=terms.guidance,
-            reward=reward,
+        assert pull.reward is not None
+        reward_target = pull.x0_target if pull.reward_target is None else pull.reward_target
+        return student_loss(
+            matching=direction_term(step.x0_s, direction=pull.matching, x0_target=pull.x0_target),
+            guidance=direction_term(step.x0_s, direction=pull.guidance, x0_target=pull.x0_target),
+            reward=direction_term(step.x0_s, direction=pull.reward, x0_target=reward_target),
             guidance_weight=settings.guidance_weight,
             rewarded=step.k < limit,
         )
-        return self._descend_student(loss) | terms.figures | figures
 
-    def _reward_term(self, step: StudentStep, x0_teacher: Tensor) -> tuple[Tensor, dict[str, float]]:
-        tau, noise = self._draw(step, self.recipe.student.reward_tau, shared=True)
-        x_tau = renoise_boundary(step.z_next, noise, step.sigma_next, tau).x_tau
-        direction, target = self.surrogate.direction(x_tau, tau, step.cond)
-        term = direction_term(step.x0_s, direction=direction, x0_target=x0_teacher if target is None else target)
-        return term, {"reward_rms": rms(direction)}
+    def _pull_figures(self, pulls: Sequence[Pull]) -> dict[str, float]:
+        rewards = [pull.reward for pull in pulls if pull.reward is not None]
+        return super()._pull_figures(pulls) | {"reward_rms": rms(torch.cat(rewards))}
 
     def _networks(self) -> dict[str, torch.nn.Module]:
         return super()._networks() | self.surrogate.networks()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trainer.models.full_copies import FullCopies
+from trainer.models.roles import Roles
 from trainer.models.sd3 import Sd3Family
 
 __all__ = ["ValueNetwork"]
@@ -22,12 +24,15 @@ _HEAD_WIDTH = 32
 class ValueNetwork(nn.Module):
     """V(x_tau, tau, prompt), from a trunk of the teacher's first ``num_blocks`` blocks; 0 everywhere at first."""
 
-    def __init__(self, family: Sd3Family, *, num_blocks: int | None = None):
-        """``num_blocks``: how many; None is three fifths of them. Raises: ValueError if the teacher has fewer."""
+    def __init__(self, family: Sd3Family, *, roles: Roles | None = None, num_blocks: int | None = None):
+        """``roles``: how the trunk is had, a full copy unless said otherwise; ``num_blocks``: None is three fifths.
+
+        Raises: ValueError if the teacher has fewer.
+        """
         super().__init__()
         self._family = family
         width = family.feature_width
-        self.trunk = family.new_trunk(num_blocks)
+        self.trunk = (roles or FullCopies(family)).trunk(num_blocks)
         self.embed_text = nn.Linear(family.text_width, width)
         self.reader = nn.ModuleList(_ReaderLayer(width) for _ in range(_READER_LAYERS))
         self.norm = nn.LayerNorm(width)

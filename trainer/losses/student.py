@@ -68,9 +68,12 @@ class RunningRms:
 
     def update(self, gradient: Tensor) -> float:
         """Takes a batch in and returns the root mean square so far; a batch that is not finite is not taken in."""
-        batch = float(gradient.detach().float().square().mean())
-        if batch < float("inf"):  # also False for NaN
-            self.mean_square = self.decay * self.mean_square + (1 - self.decay) * batch
+        return self.take(float(gradient.detach().float().square().mean()))
+
+    def take(self, mean_square: float) -> float:
+        """The same, from the batch's mean square."""
+        if mean_square < float("inf"):  # also False for NaN
+            self.mean_square = self.decay * self.mean_square + (1 - self.decay) * mean_square
             self.weight = self.decay * self.weight + (1 - self.decay)
         return self.value
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["scale_rewards", "value_contrast_loss", "value_gradient", "value_regression_loss"]
+__all__ = ["pair_weight", "scale_rewards", "value_contrast_loss", "value_gradient", "value_regression_loss"]
 
 
 def scale_rewards(rewards: Tensor, *, reward_min: float, reward_max: float) -> Tensor:
@@ -39,12 +39,23 @@ def value_contrast_loss(values: Tensor, *, rewards: Tensor, group_index: Tensor,
     """
     if values.shape != rewards.shape or values.shape[:1] != group_index.shape or values.ndim not in (1, 2):
         raise ValueError("values and rewards must both be [B] or [B, M], and group_index [B]")
-    values, rewards = (table.float().reshape(len(table), -1) for table in (values, rewards.detach()))
-    better = (rewards[:, None] - rewards[None, :]).clamp(min=0)
-    better = better * (group_index[:, None] == group_index[None, :])[..., None]
+    values = values.float().reshape(len(values), -1)
+    better = _better(rewards, group_index)
     mistaken = functional.softplus(values[None, :] - values[:, None])
     contrast = (better * mistaken).sum() / better.sum().clamp(min=torch.finfo(torch.float32).tiny)
     return contrast + square_weight * values.square().mean()
+
+
+def pair_weight(rewards: Tensor, group_index: Tensor) -> Tensor:
+    """What (E12a) divides by: the sum over a batch of max(r_i - r_j, 0) within groups; shapes as there, a scalar."""
+    return _better(rewards, group_index).sum()
+
+
+def _better(rewards: Tensor, group_index: Tensor) -> Tensor:
+    """[B, B, M]: how much better sample i is than j, 0 where it is not, or of another group."""
+    table = rewards.detach().float().reshape(len(rewards), -1)
+    difference = (table[:, None] - table[None, :]).clamp(min=0)
+    return difference * (group_index[:, None] == group_index[None, :])[..., None]
 
 
 def value_regression_loss(values: Tensor, *, rewards: Tensor) -> Tensor:

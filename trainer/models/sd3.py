@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from trainer.diffusion.schedule import pipeline_sigmas, step_sigmas, timestep_from_sigma
 from trainer.diffusion.trajectory import VelocityFn
@@ -51,6 +52,7 @@ class Sd3Family:
         pipeline: the pipeline; its transformer is the teacher.
         device: where it runs.
         precision: autocast type of the transformer's forwards; float32 means no autocast.
+        gradient_checkpointing: blocks of networks that are trained keep no activations and compute them again.
         max_sequence_length: how many empty tokens stand for the missing T5; diffusers' default is 256, the tiny
             pipeline was trained with none and must be called with none.
     """
@@ -61,19 +63,26 @@ class Sd3Family:
         *,
         device: str | torch.device = "cpu",
         precision: torch.dtype = torch.float32,
+        gradient_checkpointing: bool = False,
         max_sequence_length: int = 256,
     ):
         self.pipeline = pipeline
         self.max_sequence_length = max_sequence_length
         self.device = torch.device(device)
         self.precision = precision
+        self.gradient_checkpointing = gradient_checkpointing
         self._cache: dict[str, tuple[Tensor, Tensor]] = {}
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             part.to(self.device).eval().requires_grad_(False)
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: str | torch.device = "cpu", precision: torch.dtype = torch.float32
+        cls,
+        folder: Path,
+        *,
+        device: str | torch.device = "cpu",
+        precision: torch.dtype = torch.float32,
+        gradient_checkpointing: bool = False,
     ) -> Sd3Family:
         """Loads a pipeline folder without T5, in float32.
 
@@ -90,7 +99,13 @@ class Sd3Family:
         )
         sampling = read_sampling(folder)
         length = int(sampling.get("max_sequence_length", 256))
-        return cls(pipeline, device=device, precision=precision, max_sequence_length=length)
+        return cls(
+            pipeline,
+            device=device,
+            precision=precision,
+            gradient_checkpointing=gradient_checkpointing,
+            max_sequence_length=length,
+        )
 
     @property
     def teacher(self) -> SD3Transformer2DModel:
@@ -118,7 +133,27 @@ class Sd3Family:
             copy.load_state_dict(self.teacher.state_dict())
         else:
             copy = SD3Transformer2DModel.from_pretrained(folder, dtype=torch.float32, low_cpu_mem_usage=False)
-        return copy.to(self.device).train().requires_grad_(True)
+        return self._recomputing(copy.to(self.device).train().requires_grad_(True))
+
+    def tied_transformer(self) -> SD3Transformer2DModel:
+        """Another transformer around the teacher's own tensors, frozen: what is put into it is not in the teacher."""
+        with torch.device("meta"):
+            tied = SD3Transformer2DModel.from_config(self.teacher.config)
+        tied.load_state_dict(self.teacher.state_dict(), assign=True)
+        return self._recomputing(tied.eval().requires_grad_(False))
+
+    def _recomputing(self, transformer: SD3Transformer2DModel) -> SD3Transformer2DModel:
+        """With the recipe's word for it, blocks whose activations are computed again, by the very same kernels."""
+
+        def recomputed(block: nn.Module, *inputs: Any) -> Any:
+            contexts = (nullcontext(), self.attention())  # of the first time, which is within it, and of the second
+            return checkpoint(
+                block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts
+            )
+
+        if self.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing(recomputed)
+        return transformer
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -171,33 +206,36 @@ class Sd3Family:
         return int(self.teacher.config.joint_attention_dim)
 
     def new_trunk(self, num_blocks: int | None = None) -> SD3Transformer2DModel:
-        """A trainable copy of the teacher's first blocks, three fifths of them by default, to read features from.
+        """A trainable copy of the teacher's first blocks, to read features from; see `cut_to_trunk`."""
+        return self.cut_to_trunk(self.new_transformer(), num_blocks)
+
+    def cut_to_trunk(self, transformer: SD3Transformer2DModel, num_blocks: int | None) -> SD3Transformer2DModel:
+        """The transformer with its first blocks only, three fifths of them by default, and its end frozen.
 
         Raises:
-            ValueError: if the teacher has not so many.
+            ValueError: if it has not so many.
         """
-        blocks = len(self.teacher.transformer_blocks)
+        blocks = len(transformer.transformer_blocks)
         kept = math.ceil(0.6 * blocks) if num_blocks is None else num_blocks
         if not 1 <= kept <= blocks:
             raise ValueError(f"a trunk of {kept} blocks was asked for, and the backbone has {blocks}")
-        trunk = self.new_transformer()
-        trunk.transformer_blocks = trunk.transformer_blocks[:kept]
-        for unused in (trunk.norm_out, trunk.proj_out):
+        transformer.transformer_blocks = transformer.transformer_blocks[:kept]
+        for unused in (transformer.norm_out, transformer.proj_out):
             unused.requires_grad_(False)
-        return trunk
+        return transformer
 
-    def trunk_tokens(self, trunk: SD3Transformer2DModel, x: Tensor, sigma: Tensor) -> Tensor:
+    def trunk_tokens(self, trunk: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
         """A trunk's last hidden picture tokens under the empty prompt: x [B, C, H, W], sigma [B] -> [B, N, D]."""
         kept: list[Tensor] = []
-        last: torch.nn.Module = trunk.transformer_blocks[-1]
-        hook = last.register_forward_hook(lambda _module, _inputs, output: kept.append(output[1]))
+        blocks: Any = trunk.transformer_blocks
+        hook = blocks[-1].register_forward_hook(lambda _module, _inputs, output: kept.append(output[1]))
         try:
             self.velocity(trunk, x, sigma, self.unconditional(len(x)))
         finally:
             hook.remove()
         return kept[0]
 
-    def velocity_fn(self, transformer: torch.nn.Module, cond: Conditioning) -> VelocityFn:
+    def velocity_fn(self, transformer: nn.Module, cond: Conditioning) -> VelocityFn:
         """``velocity`` with network and conditioning filled in, as samplers take it."""
         return lambda x, sigma: self.velocity(transformer, x, sigma, cond)
 
@@ -215,12 +253,8 @@ class Sd3Family:
             pictures.append(((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
         return torch.cat(pictures)
 
-    def export(self, folder: Path, transformer: SD3Transformer2DModel, *, num_steps: int, **facts: Any) -> None:
-        """Writes a pipeline that plain diffusers loads, with ``transformer`` in it and its sampling levels beside it.
-
-        ``sampling.json`` says what to pass to the pipeline: ``sigmas`` are unshifted, because the scheduler shifts what
-        it is given; ``facts`` (scores, say) are stored with them.
-        """
+    def export(self, folder: Path, transformer: nn.Module, *, num_steps: int, **facts: Any) -> None:
+        """Writes a pipeline that plain diffusers loads, with ``transformer`` in it and its sampling levels beside."""
         teacher = self.pipeline.transformer
         self.pipeline.transformer = transformer
         try:
@@ -228,6 +262,13 @@ class Sd3Family:
         finally:
             self.pipeline.transformer = teacher
         forget_paths(folder)
+        self.write_sampling(folder, num_steps=num_steps, **facts)
+
+    def write_sampling(self, folder: Path, *, num_steps: int, **facts: Any) -> None:
+        """Writes ``sampling.json``, which says what to pass to the pipeline.
+
+        ``sigmas`` are unshifted, because the scheduler shifts what it is given; ``facts`` (scores, say) are stored too.
+        """
         sigmas = self.student_sigmas(num_steps)
         sampling = {
             "num_inference_steps": num_steps,

@@ -15,6 +15,7 @@ from torch import Tensor
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.messages import OracleInfo, Scored
 from trainer.algorithms.interface import TrajectoryBatch
+from trainer.coordination import Solo, Workers
 from trainer.diffusion.trajectory import Trajectory
 from trainer.feedback import Feedback
 from trainer.in_process_feedback import InProcessFeedback
@@ -43,7 +44,8 @@ class ToyAlgorithm:
     num_steps = 4
     sigmas = torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0])
 
-    def __init__(self) -> None:
+    def __init__(self, workers: Workers | None = None) -> None:
+        self.workers = workers or Solo()
         self.mean = torch.nn.Parameter(torch.zeros(1, 2, 2))
         self.ema_mean = torch.zeros(1, 2, 2)
         self.weights = torch.nn.Parameter(torch.zeros(4))
@@ -55,8 +57,11 @@ class ToyAlgorithm:
         }
         self.batches: list[tuple[str, TrajectoryBatch]] = []
 
-    def rollout(self, prompts: Sequence[str], group_size: int, rng: torch.Generator) -> Trajectory:
-        noise = torch.randn(len(prompts) * group_size, 1, 2, 2, generator=rng)
+    def rollout(
+        self, prompts: Sequence[str], group_size: int, rng: torch.Generator | Sequence[torch.Generator]
+    ) -> Trajectory:
+        rngs = [rng] * len(prompts) if isinstance(rng, torch.Generator) else rng
+        noise = torch.cat([torch.randn(group_size, 1, 2, 2, generator=one) for one in rngs])
         clean = self.mean.detach() + 0.5 * noise
         steps = [sigma * noise + (1 - sigma) * clean for sigma in self.sigmas]
         return Trajectory(torch.stack(steps, dim=1), self.sigmas)
@@ -104,9 +109,11 @@ class ToyAlgorithm:
             optimizer.load_state_dict(state["optimizers"][name])
 
     def _step(self, name: str, loss: Tensor) -> dict[str, float]:
-        self.optimizers[name].zero_grad()
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
         loss.backward()
-        self.optimizers[name].step()
+        self.workers.average([parameter.grad for group in optimizer.param_groups for parameter in group["params"]])
+        optimizer.step()
         return {"loss": float(loss.detach()), "undefined": float("nan")}
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from trainer.coordination import Solo, TorchCoordinator, average_gradients_before_steps
+from trainer.coordination import Solo, TorchCoordinator
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ sys.path.insert(0, {root!r})
 from pathlib import Path
 import torch, torch.distributed as dist
 from tests.unit.trainer.conftest import PROMPTS, RECIPE, Brightness, ToyAlgorithm, toy_decode
-from trainer.coordination import TorchCoordinator, average_gradients_before_steps
+from trainer.coordination import TorchCoordinator
 from trainer.in_process_feedback import InProcessFeedback
 from trainer.loop import Loop
 from trainer.recipe import parse_recipe
@@ -32,13 +32,13 @@ from trainer.run_folder import RunFolder
 rank, folder, iterations = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{{folder}}/meet-{{iterations}}", rank=rank, world_size=2)
 recipe = parse_recipe(RECIPE, which="toy", overrides=[f"run.iterations={{iterations}}", "algorithm.batch_size=8"])
-algorithm = ToyAlgorithm()
-average_gradients_before_steps(algorithm.optimizers)
+workers = TorchCoordinator()
+algorithm = ToyAlgorithm(workers)
 made = []
 loop = Loop(
     recipe, algorithm, decode=toy_decode, prompts=PROMPTS, folder=RunFolder(folder / "run"),
     feedback=InProcessFeedback({{name: Brightness(name) for name in ("brightness", "spelled")}}),
-    coordinator=TorchCoordinator(), on_checkpoint=lambda path, line: made.append(path is not None),
+    coordinator=workers, on_checkpoint=lambda path, line: made.append(path is not None),
 )
 outcome = loop.run()
 (folder / f"{{rank}}-{{iterations}}.json").write_text(json.dumps({{
@@ -68,14 +68,11 @@ def test_messages_cross_a_process_group_unchanged(alone: None) -> None:
     assert coordinator.decide(view, lambda views: {"plan": list(views)}) == {"plan": [view]}
 
 
-def test_a_step_takes_the_mean_gradient_and_a_missing_one_is_zero(alone: None) -> None:
-    one, other = (torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2))
-    optimizer = torch.optim.SGD([one, other], lr=1.0)
-    average_gradients_before_steps({"student": optimizer})
-    (3 * one).sum().backward()
-    optimizer.step()
-    assert one.tolist() == [[-2.0, -2.0], [-2.0, -2.0]]
-    assert other.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+def test_the_mean_of_one_worker_s_tensors_is_themselves(alone: None) -> None:
+    for workers in (Solo(), TorchCoordinator()):
+        tensors = [torch.arange(6.0).reshape(2, 3), torch.tensor([7.0])]
+        workers.average(tensors)
+        assert [tensor.tolist() for tensor in tensors] == [[[0, 1, 2], [3, 4, 5]], [7]]
 
 
 @pytest.mark.timeout(600)  # four starts of torch, on a machine that may be busy

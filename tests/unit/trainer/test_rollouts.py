@@ -73,8 +73,8 @@ def test_a_rollout_is_the_same_again_and_is_taken_from_the_store(make_recipe, ma
     assert store.position() == end
 
 
-def test_workers_share_a_rollout_and_no_two_share_noise(make_recipe, maker) -> None:
-    alone, _ = maker(make_recipe(), "alone")
+def test_workers_share_the_rollout_that_one_would_make(make_recipe, maker) -> None:
+    alone, alone_store = maker(make_recipe(), "alone")
     both = [maker(make_recipe(), rank=r, world_size=2) for r in (0, 1)]
     parts = [one.make(0, 0) for one, _ in both]
     assert [len(part.group_ids) for part in parts] == [3, 3]
@@ -85,8 +85,11 @@ def test_workers_share_a_rollout_and_no_two_share_noise(make_recipe, maker) -> N
     assert together == [one.prompt for one in alone.choose(0)]
     assert not set(parts[0].group_ids) & set(parts[1].group_ids)
     assert not set(parts[0].group_ids) & set(alone.make(0, 0).group_ids)
-    noise = [store.boundaries(part.group_ids[0])[:, 0] for part, (_, store) in zip(parts, both, strict=True)]
-    assert (noise[0] != noise[1]).any()
+    made = alone_store.group_ids()
+    for rank, (part, (_, store)) in enumerate(zip(parts, both, strict=True)):
+        for group_id, same in zip(part.group_ids, made[rank::2], strict=True):
+            assert (store.boundaries(group_id) == alone_store.boundaries(same)).all()
+    assert (alone_store.boundaries(made[0]) != alone_store.boundaries(made[1])).any()
 
 
 def test_pictures_name_every_sample_and_the_oracles_that_still_owe(make_recipe, maker) -> None:

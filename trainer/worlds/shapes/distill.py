@@ -9,6 +9,7 @@ import torch
 from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, FakeScoreSettings, StudentSettings
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.tdm import Tdm
+from trainer.models.roles import Roles
 from trainer.models.sd3 import Sd3Family
 from trainer.worlds.resumable import Bar, save_atomically
 from trainer.worlds.shapes.prompts import train_prompts
@@ -27,13 +28,37 @@ _FAKE_SCORE_UPDATES = 2
 """Of the fake score for one of the student: it must stay ahead."""
 
 
-def distil(work: Path, family: Sd3Family, *, num_steps: int = 250, seed: int = 0) -> Tdm:
+def _with_rates(recipe: AlgorithmRecipe, *, student: float, fake_score: float) -> AlgorithmRecipe:
+    def at(settings: StudentSettings | FakeScoreSettings, rate: float) -> dict[str, AdamSettings]:
+        return {"optimizer": settings.optimizer.model_copy(update={"learning_rate": rate})}
+
+    return recipe.model_copy(
+        update={
+            "student": recipe.student.model_copy(update=at(recipe.student, student)),
+            "fake_score": recipe.fake_score.model_copy(update=at(recipe.fake_score, fake_score)),
+        }
+    )
+
+
+LORA_DISTILLATION = _with_rates(DISTILLATION, student=1e-3, fake_score=2e-3)
+"""The same with adapters, whose matrices take larger steps."""
+
+
+def distil(
+    work: Path,
+    family: Sd3Family,
+    *,
+    roles: Roles | None = None,
+    recipe: AlgorithmRecipe = DISTILLATION,
+    num_steps: int = 250,
+    seed: int = 0,
+) -> Tdm:
     """Trains, or goes on training, student and fake score; the checkpoint lies in ``work``.
 
     Each step samples one trajectory for each of ``batch_size`` random training prompts, balanced by kind, and learns
     from all of them: two updates of the fake score, one of the student.
     """
-    tdm = Tdm(DISTILLATION, family, seed=seed)
+    tdm = Tdm(recipe, family, roles=roles, seed=seed)
     checkpoint = work / "distil.pt"
     first = 0
     if checkpoint.exists():
@@ -49,7 +74,7 @@ def distil(work: Path, family: Sd3Family, *, num_steps: int = 250, seed: int = 0
 
 
 def _step(tdm: Tdm, rng: torch.Generator) -> dict[str, float]:
-    prompts = draw_prompts(DISTILLATION.batch_size, rng)
+    prompts = draw_prompts(tdm.recipe.batch_size, rng)
     trajectory = tdm.rollout(prompts, 1, rng)
     batch = TrajectoryBatch(boundaries=trajectory.boundaries, prompts=prompts, group_index=torch.arange(len(prompts)))
     figures: dict[str, float] = {}
