@@ -73,9 +73,9 @@ def test_opinions_order_finished_pictures_and_disturb_no_draw(family: Sd3Family)
     pictures = TrajectoryBatch(
         trajectory.boundaries, [one for one in prompts for _ in range(4)], torch.arange(2).repeat_interleave(4)
     )
-    before = algorithm.rng.get_state()
+    before = torch.random.get_rng_state()
     first, again = algorithm.opinions(pictures), algorithm.opinions(pictures)
-    assert torch.equal(first, again) and torch.equal(before, algorithm.rng.get_state())
+    assert torch.equal(first, again) and torch.equal(before, torch.random.get_rng_state())
     assert first.shape == (8,) and float(first.std()) > 0.1
     alone = TrajectoryBatch(trajectory.boundaries[4:], pictures.prompts[4:], torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(algorithm.opinions(alone), first[4:], atol=1e-3, rtol=1e-3)
