@@ -41,6 +41,7 @@ from services.oracles.object_count import ObjectCount
 from services.oracles.ocr_spelling import OcrSpelling
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.checkpoint import CheckpointFolder
+from trainer.coordination import Solo
 from trainer.evaluate import HeldoutPicture, plan_heldout
 from trainer.late_answers import LATE_SUMS
 from trainer.loop import Loop
@@ -81,7 +82,7 @@ def _train_in_process(folder: RunFolder, recipe: Recipe, given: argparse.Namespa
     family = load_family(recipe, device=_CPU)
     loop = Loop(
         recipe,
-        build_algorithm(recipe, family, rank=0),
+        build_algorithm(recipe, family, workers=Solo()),
         decode=family.decode,
         prompts=training_prompts(recipe),
         feedback=WithRaters(oracles, choices, raters),
