@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,13 +131,14 @@ def main() -> None:
         seed=_SEED,
     )
     networks = Networks(device=arguments.device)
-    pictures = {name: sampled(networks, name, plan) for name in arguments.networks.split(",")}
+    pictures = {Path(name).name: sampled(networks, name, plan) for name in arguments.networks.split(",")}
+    baseline = Path(arguments.baseline).name
     found = measure(pictures, plan, num_draws=arguments.draws)
-    table, lines = table_of(found, arguments.baseline)
+    table, lines = table_of(found, baseline)
     print_table(table, f"{len(plan)} pictures a network, {arguments.group} of each prompt", *lines)
     units = {name: {"unit": one.unit, "better": one.better} for name, one in MEASURES.items()}
-    content = {"pictures": len(plan), "baseline": arguments.baseline, "measures": units}
-    write("quality", {**content, "networks": content_of(found, arguments.baseline)}, json_file=arguments.json)
+    content = {"pictures": len(plan), "baseline": baseline, "measures": units}
+    write("quality", {**content, "networks": content_of(found, baseline)}, json_file=arguments.json)
 
 
 if __name__ == "__main__":
