@@ -25,7 +25,7 @@ from trainer.checkpoint import CheckpointFolder
 from trainer.evaluate import Sampler
 from trainer.recipe import Recipe, load_recipe
 from trainer.samplers import student_sampler, teacher_sampler
-from trainer.training_process import load_family, model_folder
+from trainer.training_process import build_roles, load_family, model_folder
 
 __all__ = ["SHIPPED", "Network", "Networks"]
 
@@ -78,6 +78,6 @@ class Networks:
         checkpoint = CheckpointFolder(folder / "checkpoints", keep=1).read_latest()
         if checkpoint is None:
             raise RecipeError("the run has no checkpoint yet", str(folder), "train it first")
-        transformer: torch.nn.Module = self.family.new_transformer()
+        transformer = build_roles(load_recipe(folder / "recipe.yaml").model, self.family).new()
         transformer.load_state_dict(dict(checkpoint.networks["ema_student"]))
         return transformer
