@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,7 @@ RATES: Final = {"full": 1.0, "lora": 4.0}
 NETWORKS: Final = ("surrogate", "fake_score", "student")
 
 
-def recipe_of(way: str, *, iterations: int, rank: int) -> Recipe:
+def recipe_of(way: str, *, iterations: int, rank: int, overrides: Sequence[str]) -> Recipe:
     """The demo's, one rollout at a time."""
     demo = load_recipe("demo").algorithm
     rates = {name: getattr(demo, name).optimizer.learning_rate * RATES[way] for name in NETWORKS}
@@ -60,6 +61,7 @@ def recipe_of(way: str, *, iterations: int, rank: int) -> Recipe:
             "feedback.max_inflight=1",
             "feedback.max_free_updates=0",
             *(f"algorithm.{name}.optimizer.learning_rate={rate}" for name, rate in rates.items()),
+            *overrides,
         ],
     )
 
@@ -169,6 +171,7 @@ def main() -> None:
     made.add_argument("--pictures", type=int, default=100, help="held out, of each kind")
     made.add_argument("--rank", type=int, default=32)
     made.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of TDM-R1's recipe")
     made.add_argument("--work", type=Path, default=Path("runs/lora"))
     arguments = made.parse_args()
     configure_logging(level="WARNING")
@@ -176,7 +179,7 @@ def main() -> None:
     measures = Measures(family, pictures=arguments.pictures)
     measures.teacher()
     for way in arguments.ways:
-        recipe = recipe_of(way, iterations=arguments.iterations, rank=arguments.rank)
+        recipe = recipe_of(way, iterations=arguments.iterations, rank=arguments.rank, overrides=arguments.set)
         roles, folder = build_roles(recipe.model, family), arguments.work / way
         settings = LORA_DISTILLATION if way == "lora" else DISTILLATION
         tdm = distil(folder, family, roles=roles, recipe=settings, num_steps=arguments.steps)
