@@ -108,6 +108,8 @@ class Trainer:
     def set_policy_version(self, version: int) -> None:
         self._call()
 
+    def set_iteration(self, iteration: int) -> None: ...
+
     def times(self) -> RewardTimes:
         return RewardTimes()
 
