@@ -88,8 +88,8 @@ class Story(RuleBasedStateMachine):
             first, second = map(digest_of, pictures)
             pair = GoldPair(gold_id=str(index), prompt="gold", first=first, second=second, preferred="first")
             self.both(lambda queue, pair=pair, pictures=pictures: queue.add_gold(pair, pictures))
-        for _ in range(3):
-            self.a_group_comes(num=4, deadline_s=100_000.0, single=False)
+        for num in (2, 2, 4):
+            self.a_group_comes(num=num, deadline_s=100_000.0, single=False)
 
     def teardown(self) -> None:
         if hasattr(self, "client"):
@@ -150,9 +150,10 @@ class Story(RuleBasedStateMachine):
         group, pictures, single = self.groups[data.draw(st.sampled_from(sorted(self.groups)))]
         self.both(lambda queue: queue.accept(group, pictures, questions_of(group, single=single)))
 
-    @rule(max_groups=st.integers(1, 3))
-    def due_groups_are_closed(self, max_groups: int) -> None:
+    @rule(max_groups=st.integers(1, 3), rater_id=raters)
+    def due_groups_are_closed(self, max_groups: int, rater_id: str) -> None:
         self.both(lambda queue: queue.close_due(max_groups=max_groups))
+        self.a_rater_takes_back(rater_id, 4)
 
     @precondition(lambda self: self.groups)
     @rule(data=st.data())
@@ -227,6 +228,15 @@ class Story(RuleBasedStateMachine):
     @rule(rater_id=st.sampled_from((*RATERS, "nobody")), paused=st.integers(0, 2))
     def a_rater_is_paused(self, rater_id: str, paused: int) -> None:
         self.both(lambda queue: queue.pause_rater(rater_id, paused=paused == 0, why="a reason"))
+
+    @rule(rater_id=raters, stays=st.booleans())
+    def a_rater_is_paused_while_they_look(self, rater_id: str, stays: bool) -> None:
+        answers = self.each(lambda queue: queue.lease(rater_id))
+        self.remember(answers)
+        self.both(lambda queue: queue.pause_rater(rater_id, paused=True))
+        if isinstance(answers[0], Presentation):
+            self.choose(self.given[-1], "skip", rater_id, uuid4().hex)
+        self.both(lambda queue: queue.pause_rater(rater_id, paused=stays))
 
     @rule(rater_id=raters)
     def the_queue_is_paused_for_a_while(self, rater_id: str) -> None:
