@@ -25,6 +25,7 @@ from playwright.async_api import async_playwright
 from benchmarks.people import Place, accept_group
 from benchmarks.rating import Tally, answers_of, rate
 from benchmarks.record import Figure, parser, report
+from rewardmesh.wire.telemetry import configure_logging
 from services.preference.model import Answer, QueueSettings
 
 __all__ = ["Measured", "interval", "measure"]
@@ -156,7 +157,12 @@ def figures_of(seen: Measured) -> tuple[list[Figure], dict[str, object]]:
     figures += [
         Figure("choices kept", "1/s", [len(seen.work.kept) / seen.seconds], note=f"a choice each {PACE_S:g} s a rater"),
         Figure("choices kept, as fast as it goes", "1/s", [per_s], note="each with its lease and two pictures"),
-        Figure("kill -9 of service and buffer to the next choice kept", "s", [seen.recovery_s]),
+        Figure(
+            "kill -9 of service and buffer to the next choice kept",
+            "s",
+            [seen.recovery_s],
+            note="started again at once; most of it is that",
+        ),
         Figure("choices lost", "", [seen.lost], note="of all that were answered with `kept`"),
         Figure("first picture on the left", "share", [first_left / len(seen.answers)], note=note),
         Figure(
@@ -181,6 +187,7 @@ def figures_of(seen: Measured) -> tuple[list[Figure], dict[str, object]]:
 
 def main(arguments: argparse.Namespace) -> int:
     """Prints the table; 1 if a choice was lost."""
+    configure_logging(level="WARNING")  # this process makes invites, each a line of the audit
     minutes, num_raters = arguments.minutes, arguments.raters
     seen = asyncio.run(measure(minutes=minutes, num_raters=num_raters, num_waiting=arguments.waiting))
     figures, keys = figures_of(seen)

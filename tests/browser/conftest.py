@@ -50,6 +50,10 @@ class Watched:
         page.on("console", lambda said: self.heard.append(said.text) if "olicy" in said.text else None)
         return page
 
+    async def shown(self) -> list[str]:
+        """What is on each page, for whoever looks into a failure."""
+        return [await page.locator("body").inner_html() for page in self.context.pages]
+
     async def join(self, link: str, *, query: str = "") -> Page:
         """A page that has come by a link and shows a pair, the look at which is over."""
         page = await self.page()
@@ -80,6 +84,9 @@ class World:
         watched = Watched(context, self.url)
         try:
             yield watched
+        except BaseException as error:
+            error.add_note(f"heard: {watched.heard}; shown: {await watched.shown()}")
+            raise
         finally:
             await context.close()
         assert watched.heard == []

@@ -143,7 +143,7 @@ async def test_the_operators_page(pairs: World, view: str) -> None:
         await page.get_by_text("comparisons waiting").wait_for()
         await page.get_by_label("For whom").fill("study 1")
         await page.get_by_role("button", name="Invite", exact=True).click()
-        await page.get_by_role("cell", name="study 1").wait_for()
+        await page.get_by_role("cell", name="study 1", exact=True).wait_for()
         await sound(page)
         await reachable(page)
         await page.evaluate("document.querySelectorAll('img').forEach((one) => (one.loading = 'eager'))")

@@ -8,7 +8,6 @@ const AHEAD = 2; // the pair that is shown, and the next one
 const PAUSES_S = [1, 2, 4, 8, 15, 30];
 const ANSWER_S = 15;
 const SIGNED_OUT = ['TokenRefused', 'InviteRefused'];
-const NO_MORE = ['done', 'signed_out'];
 
 /** The server understood and said no; `kind` is the name of its error. */
 export class Refused extends Error {
@@ -75,9 +74,12 @@ export class Desk {
         else throw error;
       }
       this.changed();
-      const waits = this.outbox.length > 0 || (this.pairs.length === 0 && this.reason !== '');
-      if (NO_MORE.includes(this.reason) || (this.reachable && !waits)) break;
-      await this.#pause(this.reachable ? idle++ : failed++);
+      if (this.reason === 'signed_out') break;
+      if (!this.reachable) await this.#pause(failed++);
+      else if (!this.outbox.length) {
+        if (this.pairs.length || !this.reason || this.reason === 'done') break;
+        await this.#pause(idle++);
+      } // else something was chosen meanwhile
     }
     this.#working = false;
   }

@@ -176,7 +176,7 @@ for (const name of ['pointermove', 'pointerdown', 'scroll']) {
 }
 document.addEventListener('visibilitychange', () => !document.hidden && (tick(), desk.wake()));
 window.addEventListener('online', () => desk.wake());
-help.addEventListener('toggle', (event) => (helpOpen = event.newState === 'open'));
+help.addEventListener('beforetoggle', (event) => (helpOpen = event.newState === 'open'));
 setInterval(tick, 1000);
 
 const { leaseId, expiresInS } = main.dataset;
