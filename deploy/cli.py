@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deploy import gateway_commands
+from deploy import gateway_commands, preference_commands
 from rewardmesh import __version__
 from rewardmesh.wire.errors import RewardmeshError
 
@@ -188,6 +188,7 @@ def world(context: typer.Context) -> None:
 app.add_typer(gateway_commands.token, name="token")
 app.add_typer(gateway_commands.oracle, name="oracle")
 app.add_typer(gateway_commands.dead_letter, name="dead-letter")
+app.add_typer(preference_commands.preference, name="preference")
 
 
 def main() -> None:

@@ -42,6 +42,8 @@ def _say_where(stack: Stack) -> None:
         typer.echo(f"  dashboard  {stack.dashboard_url} (it asks for a token: `ray get-auth-token` prints it)")
     typer.echo(f"  oracles    {stack.serve_url}/oracles/…")
     typer.echo(f"  gateway    {stack.serve_url}/gateway (it asks for a token: `rewardmesh token create` makes one)")
+    if stack.settings.preference:
+        typer.echo(f"  people     {stack.serve_url}/preference (`rewardmesh preference invite` makes a link)")
     typer.echo("train with `rewardmesh train RECIPE`; stop it all with `rewardmesh down`")
 
 

@@ -16,17 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from rewardmesh.wire.errors import RewardmeshError
+from deploy.on_buffer import buffer_url, checked
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from services.gateway.context import Gateway
 
 __all__ = ["amend_run", "dead_letter", "oracle", "token"]
 
 T = TypeVar("T")
-ModelT = TypeVar("ModelT", bound="BaseModel")
 
 token = typer.Typer(no_args_is_help=True, help="Tokens of the gateway.")
 oracle = typer.Typer(no_args_is_help=True, help="Oracles: register, look, pause, drain, remove, test.")
@@ -47,7 +44,6 @@ SecretFile = Annotated[Path | None, typer.Option(help="A file with the token tha
 def _on_buffer(call: Callable[[Gateway], Awaitable[T]]) -> T:
     """Calls on the deployment's buffer. Raises BufferUnavailable, SettingsError and what the call raises."""
     from deploy.settings import load_settings
-    from deploy.state import read_state
     from rewardmesh.wire.outgoing import OutgoingPolicy
     from rewardmesh.wire.telemetry import configure_logging
     from services.gateway.context import open_gateway
@@ -55,28 +51,13 @@ def _on_buffer(call: Callable[[Gateway], Awaitable[T]]) -> T:
     configure_logging()  # on standard error: what a command prints is its answer
 
     settings = load_settings()
-    state = read_state(settings.state_dir)
-    url = settings.redis_url or (state.redis_url if state else None)
-    if url is None:
-        raise RewardmeshError("no stack runs here", str(settings.run_root), "set REDIS_URL, or start `rewardmesh up`")
+    url = buffer_url(settings)
 
     async def run() -> T:
         async with open_gateway(url, OutgoingPolicy.parse(settings.outgoing_networks)) as gateway:
             return await call(gateway)
 
     return asyncio.run(run())
-
-
-def _checked(model: type[ModelT], **given: Any) -> ModelT:
-    """The message of what was given on the command line. Raises typer.BadParameter."""
-    from pydantic import ValidationError
-
-    try:
-        return model(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise typer.BadParameter(f"{place}: {first['msg']}" if place else first["msg"]) from error
 
 
 def _options(given: list[str] | None) -> dict[str, Any] | None:
@@ -112,7 +93,7 @@ def create_token(
     from services.gateway.tokens import TokenRequest
 
     expires_s = None if days is None else days * 86400
-    wanted = _checked(
+    wanted = checked(
         TokenRequest, team=team, scopes=scope, oracle=oracle, expires_s=expires_s, requests_per_s=requests_per_s
     )
     made, text = _on_buffer(lambda gateway: gateway.tokens.create(wanted, actor=OPERATOR))
@@ -161,7 +142,7 @@ def add_oracle(
 
     limits = {"max_batch": max_batch, "concurrency": concurrency, "deadline_s": deadline_s}
     service = {"url": url, "dialect": dialect, "options": _options(option), "secret": _secret(secret_file)}
-    wanted = _checked(registering.Registration, name=name, **service, **limits)
+    wanted = checked(registering.Registration, name=name, **service, **limits)
     endpoint = _on_buffer(lambda gateway: registering.register(gateway, wanted, actor=OPERATOR))
     typer.echo(f"{endpoint.name} {endpoint.version} is registered; workers ask it from now on")
 
@@ -194,7 +175,7 @@ def _set_state(name: str, state: str) -> None:
     from services.gateway import registering
     from services.gateway.audit import OPERATOR
 
-    wanted = _checked(registering.OracleChange, state=state)
+    wanted = checked(registering.OracleChange, state=state)
     _on_buffer(lambda gateway: registering.change(gateway, name, wanted, actor=OPERATOR))
     typer.echo(f"{name} is {state}")
 
@@ -246,7 +227,7 @@ def check_oracle(
 
     policy = OutgoingPolicy.parse(load_settings().outgoing_networks)
     service = {"url": url, "dialect": dialect, "options": _options(option), "max_batch": max_batch}
-    endpoint = _checked(Registration, deadline_s=deadline_s, **service).endpoint()
+    endpoint = checked(Registration, deadline_s=deadline_s, **service).endpoint()
     secret = _secret(secret_file)
     headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
 

@@ -265,11 +265,13 @@ class Stack:
 
     def _start_services(self, serve_port: int) -> None:
         settings = self.settings
-        if settings.redis_url is not None and parts.oracles_answer(settings.redis_url):
+        own = parts.own_oracles(settings)
+        if settings.redis_url is not None and parts.oracles_answer(settings.redis_url, own):
             self._tell("the oracles that this buffer knows answer: none are started here")
             return
         present = serving.running() if self._state.ray is None else set()
-        wanted = [part for part in parts.applications(settings, redis_url=self.redis_url) if part.name not in present]
+        known = parts.applications(settings, redis_url=self.redis_url, serve_url=self.serve_url)
+        wanted = [part for part in known if part.name not in present]
         if not wanted:
             return
         if settings.ray_address is not None:
@@ -282,7 +284,7 @@ class Stack:
             serving.deploy(wanted, timeout_s=settings.start_timeout_s, tell=self._tell)
         with self.timings.part("registry", "asking the oracles what they are") as said:
             token = parts.token_of(settings)
-            said.append(parts.register_oracles(self.redis_url, serve_url=self.serve_url, token=token))
+            said.append(parts.register_oracles(self.redis_url, own, serve_url=self.serve_url, token=token))
 
     def _update(self, **changes: object) -> None:
         """Changes the state, on disk too, before anything else is started: a killed start leaves a trace."""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import httpx
 from pydantic import SecretStr
 
 from deploy.serving import ServedApplication
 from deploy.settings import Settings
-from deploy.state import oracle_token
+from deploy.state import kept_secret
 from rewardmesh.wire.buffer import connect, describe
 from rewardmesh.wire.errors import OracleUnavailable
 from rewardmesh.wire.messages import OracleEndpoint, OracleInfo
@@ -30,6 +31,7 @@ __all__ = [
     "is_healthy",
     "oracle_url",
     "oracles_answer",
+    "own_oracles",
     "register_oracles",
     "require_weights",
     "token_of",
@@ -37,6 +39,12 @@ __all__ = [
 
 WORKERS = "reward_workers"
 GATEWAY = "gateway"
+PREFERENCE = "preference"
+
+#: What an oracle of ours bears, where that is not the registry's default. People's queue is full for hours.
+_LIMITS: Final[dict[str, dict[str, Any]]] = {
+    PREFERENCE: {"retries": {"overloaded": {"max_attempts": 10_000, "budget_s": 86_400.0}}}
+}
 
 
 def import_early() -> None:
@@ -45,19 +53,27 @@ def import_early() -> None:
         importlib.import_module(module)
 
 
+def own_oracles(settings: Settings) -> tuple[str, ...]:
+    """The oracles that this stack brings, by name; people only if they are asked for."""
+    return (*ORACLES, PREFERENCE) if settings.preference else ORACLES
+
+
 def oracle_url(serve_url: str, name: str) -> str:
     """Where Serve answers for an oracle."""
-    return f"{serve_url}/oracles/{name}"
+    return f"{serve_url}/{PREFERENCE}/oracle" if name == PREFERENCE else f"{serve_url}/oracles/{name}"
 
 
 def token_of(settings: Settings) -> str:
     """What our oracles ask for: REWARDMESH_ORACLE_TOKEN, or the one that this run root keeps."""
     given = settings.oracle_token
-    return oracle_token(settings.state_dir) if given is None else given.get_secret_value()
+    return kept_secret(settings.state_dir, "oracle-token") if given is None else given.get_secret_value()
 
 
-def applications(settings: Settings, *, redis_url: str) -> list[ServedApplication]:
-    """The oracles, the reward workers and the gateway, as Serve applications. Deploys nothing."""
+def applications(settings: Settings, *, redis_url: str, serve_url: str) -> list[ServedApplication]:
+    """The oracles, the reward workers and the gateway, as Serve applications; and people, if they are asked for.
+
+    Deploys nothing; the token that people's rewards are posted with is made on the buffer, if there is none.
+    """
     from reward_workers.serve import worker_application
     from reward_workers.settings import WorkerSettings
     from services.gateway.serve import GatewaySettings, gateway_application
@@ -69,11 +85,20 @@ def applications(settings: Settings, *, redis_url: str) -> list[ServedApplicatio
         redis_url=redis_url, replicas=settings.num_reward_workers, allowed_networks=settings.outgoing_networks
     )
     gateway = GatewaySettings(redis_url=redis_url, allowed_networks=settings.outgoing_networks)
-    return [
+    wanted = [
         *(ServedApplication(one.name, one.application, one.route_prefix) for one in oracle_applications(oracles)),
         ServedApplication(WORKERS, worker_application(workers), None),
         ServedApplication(GATEWAY, gateway_application(gateway), f"/{GATEWAY}"),
     ]
+    if settings.preference:
+        from deploy.people import preference_settings
+        from services.preference.serve import preference_application
+
+        people = preference_settings(
+            settings, redis_url=redis_url, gateway_url=f"{serve_url}/{GATEWAY}", oracle_token=token_of(settings)
+        )
+        wanted.append(ServedApplication(PREFERENCE, preference_application(people), people.base_path))
+    return wanted
 
 
 def check_buffer(url: str) -> str:
@@ -98,8 +123,8 @@ def require_weights() -> None:
         locate(name)
 
 
-def oracles_answer(redis_url: str) -> bool:
-    """True if the registry knows all of our oracles, and each says that it is well."""
+def oracles_answer(redis_url: str, oracles: Sequence[str]) -> bool:
+    """True if the registry knows all of these oracles of ours, and each says that it is well."""
 
     async def known() -> list[OracleEndpoint]:
         client = await connect(redis_url)
@@ -109,7 +134,7 @@ def oracles_answer(redis_url: str) -> bool:
             await client.aclose()
 
     endpoints = {endpoint.name: endpoint for endpoint in asyncio.run(known())}
-    return all(name in endpoints and is_healthy(endpoints[name].url) for name in ORACLES)
+    return all(name in endpoints and is_healthy(endpoints[name].url) for name in oracles)
 
 
 def is_healthy(url: str) -> bool:
@@ -120,16 +145,17 @@ def is_healthy(url: str) -> bool:
         return False
 
 
-def register_oracles(redis_url: str, *, serve_url: str, token: str) -> str:
+def register_oracles(redis_url: str, oracles: Sequence[str], *, serve_url: str, token: str) -> str:
     """Asks each oracle what it is, and writes down where it is and what it asks for. Returns their names and versions.
 
     What an operator made of one that is known (its limits, its state) stays.
 
     Raises: OracleUnavailable, BufferUnavailable.
     """
-    infos = [ask_oracle(oracle_url(serve_url, name), token=token) for name in ORACLES]
+    infos = [ask_oracle(oracle_url(serve_url, name), token=token) for name in oracles]
 
     from services.gateway.audit import OPERATOR, Audit
+    from services.gateway.registering import keep_info
 
     async def register() -> None:
         client = await connect(redis_url)
@@ -142,9 +168,11 @@ def register_oracles(redis_url: str, *, serve_url: str, token: str) -> str:
                     "version": info.version,
                     "granularity": info.granularity,
                 }
-                new = OracleEndpoint.model_validate({"name": info.name, "max_batch": info.max_batch, **said})
+                limits = {"max_batch": info.max_batch, **_LIMITS.get(info.name, {})}
+                new = OracleEndpoint.model_validate({"name": info.name, **limits, **said})
                 endpoint = known[info.name].model_copy(update=said) if info.name in known else new
                 await registry.put_oracle(endpoint, secret=token)
+                await keep_info(client, info.name, info)
                 if endpoint != known.get(info.name):
                     await audit.record(OPERATOR, "oracle.register", info.name, **said)
         finally:

@@ -19,6 +19,7 @@ from rewardmesh.wire.networks import AllowedNetworks
 from rewardmesh.wire.strict_json import load_json
 from services.catalogue import ORACLES
 from services.oracle_scale import OracleScale
+from services.preference.model import QueueSettings
 
 __all__ = ["Fsync", "Settings", "SettingsError", "load_settings"]
 
@@ -28,12 +29,12 @@ PREFIX = "REWARDMESH_"
 LOOPBACK = "127.0.0.0/8, ::1/128"
 
 
+_AS_JSON = BeforeValidator(lambda given: load_json(given) if isinstance(given, str) else given)
+
 #: JSON in the environment: {"object_count": {"num_gpus": 0.25}, …}
-OracleScales = Annotated[
-    dict[str, OracleScale],
-    NoDecode,
-    BeforeValidator(lambda given: load_json(given) if isinstance(given, str) else given),
-]
+OracleScales = Annotated[dict[str, OracleScale], NoDecode, _AS_JSON]
+#: JSON in the environment: {"mode": "singles", "raters_per_comparison": 3, …}
+PreferenceQueueSettings = Annotated[QueueSettings, NoDecode, _AS_JSON]
 
 
 class SettingsError(RewardmeshError):
@@ -88,6 +89,12 @@ class Settings(BaseSettings):
     """Replicas that each oracle may grow to while its stream's backlog lasts; 1 keeps them as they are."""
     oracles: OracleScales = Field(default_factory=dict)
     """What each of the stack's oracles may use, where that is not the default; the fields of OracleScale, as JSON."""
+    preference: bool = False
+    """Whether people are an oracle of the stack: `preference`, with its pages under /preference."""
+    preference_queue: PreferenceQueueSettings = QueueSettings()
+    """How groups become questions to people; the fields of QueueSettings, as JSON."""
+    preference_secret: BearerToken | None = None
+    """What signs invite links and sessions; unset: made at the first start, and kept beside the stack's state."""
     start_timeout_s: float = Field(default=300.0, gt=0)
     """How long one part may take to start; on a busy machine Ray takes minutes."""
 
@@ -194,7 +201,7 @@ def load_settings() -> Settings:
         first = invalid.errors()[0]
         field, *within = map(str, first["loc"])
         name = field if field.isupper() else PREFIX + field.upper()
-        given = "" if field == "oracle_token" else f"={first['input']!r}"
+        given = "" if field in {"oracle_token", "preference_secret"} else f"={first['input']!r}"
         said = ": ".join(part for part in (".".join(within), first["msg"]) if part)
         raise SettingsError(
             f"environment variable {name}{given} is not valid", name, f"{said}; change or unset it"

@@ -17,7 +17,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from deploy.processes import ProcessRecord
 from rewardmesh.wire.errors import RewardmeshError
 
-__all__ = ["StackBusy", "StackState", "exclusive", "oracle_token", "read_state", "remove_state", "write_state"]
+__all__ = [
+    "StackBusy",
+    "StackState",
+    "exclusive",
+    "keep_secret",
+    "kept_secret",
+    "read_state",
+    "remove_state",
+    "write_state",
+]
 
 
 class StackBusy(RewardmeshError):
@@ -83,18 +92,24 @@ def remove_state(state_dir: Path) -> None:
     _path(state_dir).unlink(missing_ok=True)
 
 
-def oracle_token(state_dir: Path) -> str:
-    """The token of the stack's own oracles: made once in this run root, kept, and for its owner's eyes alone."""
-    path = state_dir / "oracle-token"
+def kept_secret(state_dir: Path, name: str) -> str:
+    """A secret of the stack's own: made once in this run root, kept under its name, and for its owner's eyes alone."""
     try:
-        return path.read_text().strip()
+        return (state_dir / name).read_text().strip()
     except FileNotFoundError:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        made = secrets.token_urlsafe(32)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(made)
-        return made
+        return keep_secret(state_dir, name, secrets.token_urlsafe(32))
+
+
+def keep_secret(state_dir: Path, name: str, secret: str) -> str:
+    """Keeps this one from now on; returns it."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    scratch = state_dir / f"{name}.new"
+    scratch.unlink(missing_ok=True)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret)
+    scratch.replace(state_dir / name)
+    return secret
 
 
 @contextmanager

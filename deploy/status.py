@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from deploy.parts import oracles_answer
+from deploy.parts import oracles_answer, own_oracles
 from deploy.settings import Settings
 from deploy.state import StackState, read_state
 from rewardmesh.wire.buffer import redact
@@ -148,7 +148,7 @@ def is_well(settings: Settings) -> bool:
     if state is None or state.redis_url is None or not (state.alive and state.ready):
         return False
     try:
-        return oracles_answer(state.redis_url)
+        return oracles_answer(state.redis_url, own_oracles(settings))
     except RewardmeshError:
         return False
 

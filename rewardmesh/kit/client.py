@@ -22,7 +22,7 @@ import httpx
 from rewardmesh.wire import errors
 from rewardmesh.wire.codec import Picture, choose_media_type, encode_picture
 from rewardmesh.wire.errors import GatewayUnavailable, OracleTimeout, ProtocolError, RewardmeshError
-from rewardmesh.wire.messages import Checks, Deferred, OracleEndpoint, Scored, ScoreFailure, parse_result
+from rewardmesh.wire.messages import Checks, Deferred, OracleEndpoint, Sample, Scored, ScoreFailure, parse_result
 from rewardmesh.wire.strict_json import dump_json, load_json
 
 __all__ = ["Client", "Result"]
@@ -91,6 +91,22 @@ class Client:
             {name: parse_result(dump_json(one["results"][sample_id])) for name, one in known.items()}
             for sample_id in sent["sample_ids"]
         ]
+
+    def post_results(
+        self, oracle: str, results: Sequence[tuple[Sample, Scored | ScoreFailure]], *, version: str
+    ) -> int:
+        """Answers for samples that `oracle` deferred, by the version that gave the rewards; how many were new.
+
+        Idempotent: the first answer to a sample counts. Needs the oracle's own token, of scope `rate`. Raises
+        ProtocolError for a reward outside the declared range, before anything is recorded; AccessError, UnknownOracle,
+        GatewayUnavailable.
+        """
+        said = [
+            {"run_id": sample.run_id, "group_id": sample.group_id, "result": result.model_dump(by_alias=True)}
+            for sample, result in results
+        ]
+        body = {"version": version, "results": said}
+        return int(self._ask("POST", f"/v1/oracles/{oracle}/results", json=body)["recorded"])
 
     def oracles(self) -> list[OracleEndpoint]:
         """All oracles that are registered, by name."""

@@ -23,11 +23,13 @@
     ├── AccessError              what a token may not do
     │   ├── TokenRefused             no token, an unknown one, an expired one, a revoked one
     │   ├── ScopeMissing             the token is good, but not for this
+    │   ├── InviteRefused            a rater's link: forged, unknown, withdrawn, expired, no place left
     │   └── RateExceeded             (retryable) it asked more often than it may
     ├── PreferenceError          what a rater asked of the preference queue
     │   ├── LeaseLost                the lease expired, or is another's
     │   ├── ChoiceRefused            not a choice here, or another one was made already
-    │   └── NothingToUndo            no choice to take back, or a reward has used it
+    │   ├── NothingToUndo            no choice to take back, or a reward has used it
+    │   └── UnknownRater             nobody of that id has joined
     ├── RegistrationRefused      an oracle that cannot be registered, or changed, like that
     ├── GatewayUnavailable       (retryable) the gateway does not answer
     └── OracleError              the service that turns pictures into rewards
@@ -53,6 +55,7 @@ __all__ = [
     "ChecksMissing",
     "ChoiceRefused",
     "GatewayUnavailable",
+    "InviteRefused",
     "LeaseLost",
     "NothingToUndo",
     "OracleError",
@@ -75,6 +78,7 @@ __all__ = [
     "UnknownGroup",
     "UnknownLetter",
     "UnknownOracle",
+    "UnknownRater",
     "UnknownRun",
     "WeightsMissing",
 ]
@@ -180,6 +184,10 @@ class ScopeMissing(AccessError):
     """The token is good, but its scopes do not allow this."""
 
 
+class InviteRefused(AccessError):
+    """A rater's link is forged, unknown, withdrawn, expired, or has no place left."""
+
+
 class RateExceeded(AccessError):
     """The token asked more often than it may; `retry_after_s` says when to come back."""
 
@@ -201,6 +209,10 @@ class ChoiceRefused(PreferenceError):
 
 class NothingToUndo(PreferenceError):
     """The rater has made no choice, or a reward has used the last one."""
+
+
+class UnknownRater(PreferenceError):
+    """Nobody of that id has joined the queue."""
 
 
 class RegistrationRefused(RewardmeshError):

@@ -18,6 +18,9 @@ __all__ = [
     "KEY_KINDS",
     "LOG_FIELDS",
     "METRICS",
+    "PREFERENCE_AUDIT",
+    "PREFERENCE_INVITED",
+    "PREFERENCE_INVITES",
     "REGISTRY_ORACLES",
     "REGISTRY_RUNS",
     "REGISTRY_SECRETS",
@@ -39,6 +42,9 @@ GATEWAY_AUDIT: Final = "rm:gateway:audit"  # stream: one entry a change; trimmed
 GATEWAY_INFOS: Final = "rm:gateway:infos"  # hash: oracle -> what it said about itself when it was registered
 GATEWAY_RATE: Final = "rm:gateway:rate:{}"  # string by token id: when its next request is due; expires
 GATEWAY_GROUP: Final = "rm:gateway:group:{}:{}"  # set by team and group: the oracles that took it; expires
+PREFERENCE_AUDIT: Final = "rm:preference:audit"  # stream: one entry for each request of raters that was refused; trimmed
+PREFERENCE_INVITES: Final = "rm:preference:invites"  # hash: invite id -> Invite as JSON
+PREFERENCE_INVITED: Final = "rm:preference:invited:{}"  # set by invite id: raters who came by it
 REGISTRY_SECRETS: Final = "rm:registry:secrets"  # hash: name of an oracle -> the bearer token that we send to it
 WORKERS: Final = "workers"  # the one consumer group of every stream
 

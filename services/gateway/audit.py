@@ -43,10 +43,11 @@ class AuditLine(Message):
 
 
 class Audit:
-    """Writes and reads the audit of one buffer."""
+    """Writes and reads the audit of one buffer, or another one beside it, under a key of its own."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, key: str = names.GATEWAY_AUDIT) -> None:
         self._redis = redis
+        self._key = key
 
     async def record(self, actor: Actor, action: str, subject: str, **detail: Any) -> None:
         """Writes one line, after the change that it tells of. Not idempotent: a change repeated is two lines.
@@ -56,12 +57,12 @@ class Audit:
         _log.info("audit", action=action, subject=subject, token_id=actor.token_id, team=actor.team, **detail)
         fields: dict[Any, Any] = {"who": actor.to_json(), "what": action, "which": subject, "detail": dump_json(detail)}
         with server_errors("audit"):
-            await self._redis.xadd(names.GATEWAY_AUDIT, fields, maxlen=KEPT, approximate=True)
+            await self._redis.xadd(self._key, fields, maxlen=KEPT, approximate=True)
 
     async def latest(self, max_count: int) -> list[AuditLine]:
         """The latest changes, newest first."""
         with server_errors("audit"):
-            entries: Any = await self._redis.xrevrange(names.GATEWAY_AUDIT, count=max_count)
+            entries: Any = await self._redis.xrevrange(self._key, count=max_count)
         return [
             AuditLine(
                 at=int(names.text(entry_id).partition("-")[0]) / 1000,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from redis.asyncio import Redis
 
 from rewardmesh.kit.checking import OUR_PROTOCOL, ConformanceReport
 from rewardmesh.kit.dialect_conformance import check_endpoint
@@ -28,6 +29,7 @@ __all__ = [
     "change",
     "check",
     "info_of",
+    "keep_info",
     "recheck",
     "register",
     "remove",
@@ -136,7 +138,7 @@ async def register(gateway: Gateway, wanted: Registration, *, actor: Actor) -> O
     endpoint = wanted.endpoint(name=info.name, version=info.version, max_batch=max_batch, granularity=info.granularity)
     while not await gateway.registry.add_oracle(endpoint, secret=wanted.secret):  # probing took its time
         await _require_free(gateway, info.name)
-    await _keep_info(gateway, endpoint.name, info)
+    await keep_info(gateway.redis, endpoint.name, info)
     await gateway.audit.record(actor, "oracle.register", endpoint.name, url=wanted.url, version=endpoint.version)
     return endpoint
 
@@ -155,7 +157,7 @@ async def change(gateway: Gateway, name: str, wanted: OracleChange, *, actor: Ac
         secret = wanted.secret or await gateway.registry.secret(name)
         info = _conforming(await check(gateway, endpoint.model_copy(update=new), secret=secret), name=name)
         new |= {"version": info.version, "granularity": info.granularity}
-        await _keep_info(gateway, name, info)
+        await keep_info(gateway.redis, name, info)
     changed = endpoint.model_copy(update=new)
     if new:
         await gateway.registry.put_oracle(changed, secret=wanted.secret)
@@ -175,7 +177,7 @@ async def recheck(gateway: Gateway, name: str, *, actor: Actor) -> OracleEndpoin
     endpoint = await gateway.registry.oracle(name)
     report = await check(gateway, endpoint, secret=await gateway.registry.secret(name))
     info = _conforming(report, name=name)
-    await _keep_info(gateway, name, info)
+    await keep_info(gateway.redis, name, info)
     changed = endpoint.model_copy(update={"version": info.version, "granularity": info.granularity})
     if changed == endpoint:
         return endpoint
@@ -188,7 +190,7 @@ async def remove(gateway: Gateway, name: str, *, actor: Actor) -> None:
     """The oracle gets no more work; what waits for it stays until its group is forgotten. Raises UnknownOracle."""
     await gateway.registry.oracle(name)
     await gateway.registry.remove_oracle(name)
-    await _keep_info(gateway, name, None)
+    await keep_info(gateway.redis, name, None)
     await gateway.audit.record(actor, "oracle.remove", name)
 
 
@@ -206,12 +208,13 @@ async def info_of(gateway: Gateway, name: str) -> OracleInfo | None:
     return None if kept is None else OracleInfo.model_validate_json(kept)
 
 
-async def _keep_info(gateway: Gateway, name: str, info: OracleInfo | None) -> None:
+async def keep_info(redis: Redis, name: str, info: OracleInfo | None) -> None:
+    """What an oracle that was asked said about itself; None forgets it. Late answers are checked against it."""
     with server_errors("registry"):
         if info is None:
-            await gateway.redis.hdel(names.GATEWAY_INFOS, name)
+            await redis.hdel(names.GATEWAY_INFOS, name)
         else:
-            await gateway.redis.hset(names.GATEWAY_INFOS, name, info.to_json())
+            await redis.hset(names.GATEWAY_INFOS, name, info.to_json())
 
 
 async def _require_free(gateway: Gateway, name: str) -> None:

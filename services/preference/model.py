@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 from pydantic import Field
@@ -22,6 +23,7 @@ __all__ = [
     "QueueSettings",
     "Rater",
     "Saved",
+    "digest_of",
 ]
 
 #: What a rater may say. Pairs: the first five; single pictures: like, dislike, skip.
@@ -31,12 +33,17 @@ Choice = Literal["left", "right", "tie", "both_bad", "skip", "like", "dislike"]
 ComparisonKind = Literal["question", "gold", "repeat"]
 
 
+def digest_of(picture: bytes) -> str:
+    """The name of a picture's bytes: 64 hexadecimal digits."""
+    return hashlib.sha256(picture).hexdigest()
+
+
 class QueueSettings(Message):
     """How groups become questions, and how raters are held to them."""
 
     mode: Literal["pairs", "singles"] = "pairs"
     pairing: Literal["close", "uniform"] = "close"  # close in the surrogate's opinion (the request's hint)
-    comparisons_per_group: Count = Field(default=12, ge=1)
+    comparisons_per_group: Count = Field(default=12, ge=1)  # of pairs; or as many as connect its pictures, if more
     raters_per_comparison: Count = Field(default=1, ge=1, le=25)  # k distinct raters
     lease_s: Number = Field(default=90.0, gt=0)
     deadline_s: Number = Field(default=86_400.0, gt=0)  # of a group; then it is settled on what there is
@@ -51,7 +58,7 @@ class QueueSettings(Message):
 
 
 class GroupPicture(Message):
-    """One sample of a group, as it was accepted. `digest` names its bytes in the queue."""
+    """One sample of a group, as it was accepted. `digest` names its bytes in the queue: `digest_of` them."""
 
     sample: Sample
     digest: str
@@ -133,7 +140,7 @@ class Answer(Message):
     preferred: Literal["first", "second", "tie", "both_bad", "skip", "like", "dislike"]
     at: Number
     look_s: Number
-    counts: bool = True  # False: of a rater who was paused, kept apart
+    counts: bool = True  # for a reward. False: of a paused rater, kept apart; and gold and repeats always
 
 
 class Rater(Message):

@@ -46,12 +46,16 @@ class PreferenceQueue(Protocol):
     async def accept(self, group: Group, pictures: Sequence[bytes], comparisons: Sequence[Comparison]) -> bool:
         """Takes a group over with its pictures (PNG or WebP); False if it was taken over before, and nothing changes.
 
-        Raises: BufferFull, with nothing kept, if its bytes do not fit in the budget.
+        Raises: BufferFull, with nothing kept, if its bytes do not fit in the budget; ValueError if group, pictures and
+        comparisons do not belong together (`rules.require_acceptable` says how they do).
         """
         ...
 
     async def lease(self, rater_id: str) -> Presentation | Nothing:
-        """A comparison for this rater: the one whose group is due first, now and then gold or a repeat."""
+        """A comparison for this rater: the one whose group is due first, now and then gold or a repeat instead.
+
+        Raises: UnknownRater.
+        """
         ...
 
     async def held(self, rater_id: str) -> list[Presentation]:
@@ -67,10 +71,11 @@ class PreferenceQueue(Protocol):
         ...
 
     async def choose(self, lease_id: str, choice: Choice, *, rater_id: str, choice_id: str, look_s: float) -> Saved:
-        """Keeps a choice. `choice_id` is the sender's: sent again, even after the lease is gone, it changes nothing.
+        """Keeps a choice. `choice_id` is the rater's own: sent again, even after the lease is gone, or after an undo,
+        it changes nothing. A skip is an answer too: this rater could not tell.
 
-        Raises: LeaseLost if the lease expired or is another's; ChoiceRefused if the mode has no such choice,
-        or another choice was made under this lease.
+        Raises: LeaseLost if the lease expired, is another's, or its group was closed; ChoiceRefused if the comparison
+        has no such choice, or another choice was made under this lease.
         """
         ...
 
@@ -94,7 +99,8 @@ class PreferenceQueue(Protocol):
     async def close_due(self, *, max_groups: int = 16) -> list[Group]:
         """Closes groups that are answered or past their deadline, and returns all closed ones not yet settled.
 
-        From then on their choices are used. Called again (after a crash, say), it returns them again until `settled`.
+        From then on their choices are used, and leases on them are lost. Called again (after a crash, say), it returns
+        them again until `settled`; it closes no more than make `max_groups` of them.
         """
         ...
 
@@ -121,7 +127,11 @@ class PreferenceQueue(Protocol):
     async def raters(self) -> list[Rater]: ...
 
     async def pause_rater(self, rater_id: str, *, paused: bool, why: str = "") -> Rater:
-        """Pauses a rater, or lets one work again. A paused rater's later answers are kept and do not count."""
+        """Pauses a rater, or lets one work again. A paused rater's later answers are kept and do not count.
+
+        Whom gold pauses, their earlier answers do not count either, where the group is not closed yet. Who works again
+        is judged by the gold answers since. Raises: UnknownRater.
+        """
         ...
 
     async def pause(self, *, paused: bool) -> None:

@@ -1,4 +1,4 @@
-"""The streams under contract: in memory, and on every server version that a package brings, each started once."""
+"""Streams and preference queues under contract: in memory, and on every server that a package brings, started once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +21,11 @@ from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import Checks, Sample
 from rewardmesh.wire.redis_stream import open_redis_stream
 from rewardmesh.wire.stream import Group, PendingSample, Stream, StreamSettings
+from services.preference.memory_queue import MemoryQueue
+from services.preference.model import QueueSettings
+from services.preference.queue import PreferenceQueue
+from services.preference.redis_queue import RedisQueue
+from tests.contract.preference import PLAIN, Clock, OpenQueue
 from tests.contract.workers import World
 from tests.oracle_server import OracleServer
 
@@ -159,6 +165,33 @@ async def world(request: pytest.FixtureRequest, servers: Callable[[str], Server]
         world = World(opener())
         await world.registry.put_run(world.stream.run_id)
         yield world
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", *SERVERS])
+async def open_queue(
+    request: pytest.FixtureRequest, servers: Callable[[str], Server], clock: Clock
+) -> AsyncIterator[OpenQueue]:
+    """Opens a fresh queue with the given settings; opened again, it is another view of the same one."""
+    rng, opened = Random(7), []
+    client, name = None if request.param == "memory" else await connect(servers(request.param).url), uuid4().hex
+
+    def open_one(**settings: Any) -> PreferenceQueue:
+        first = opened[0] if opened else None
+        if client is None:
+            opened.append(first or MemoryQueue(QueueSettings(**(PLAIN | settings)), clock, rng))
+        else:
+            its = first.settings if first else QueueSettings(**(PLAIN | settings))
+            opened.append(RedisQueue(client, its, name=name, clock=clock, rng=rng))
+        return opened[-1]
+
+    yield open_one
+    if client is not None:
+        await client.aclose()
 
 
 @pytest.fixture

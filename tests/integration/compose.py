@@ -78,21 +78,23 @@ def read_compose() -> ComposeFile:
 class LocalService:
     """One service as a process of this machine."""
 
-    def __init__(self, name: str, *, folder: Path, ports: Mapping[str, int]) -> None:
+    def __init__(self, name: str, *, folder: Path, ports: Mapping[str, int], **more: str) -> None:
+        """`more` is what an operator adds to its environment."""
         self.name = name
         self.service = read_compose().services[name]
         self.log = folder / f"{name}.log"
         self._folder = folder
         self.ports = ports
+        self._more = more
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """Only what the compose file gives, and what any process needs to run here."""
+        """Only what the compose file and the operator give, and what any process needs to run here."""
         kept = {name: os.environ[name] for name in ("HOME", "PATH", "OMP_NUM_THREADS", "TMPDIR") if name in os.environ}
         offline = {name: value for name, value in os.environ.items() if name.startswith(("HF_", "YOLO_", "RAY_worker"))}
         given = {name: self.local(value) for name, value in self.service.environment.items()}
-        return kept | offline | given
+        return kept | offline | given | self._more
 
     def local(self, text: str) -> str:
         """A value of the compose file, as it is here."""

@@ -1,7 +1,7 @@
 """One real stack for all integration tests: the compose file's buffer and head, as processes of this machine.
 
-A server, Ray with its dashboard, the oracles with their weights, the reward workers. Tests join it as a trainer on
-another machine would: by `REDIS_URL` and `RAY_ADDRESS`.
+A server, Ray with its dashboard, the oracles with their weights, people, the reward workers. Tests join it as a trainer
+on another machine would: by `REDIS_URL` and `RAY_ADDRESS`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     folder = tmp_path_factory.mktemp("stack")
     ports = any_ports()
     redis = LocalService("redis", folder=folder, ports=ports)
-    head = LocalService("head", folder=folder, ports=ports)
+    head = LocalService("head", folder=folder, ports=ports, REWARDMESH_PREFERENCE="true")
     redis.start()
     try:
         redis.wait_until_healthy(30)

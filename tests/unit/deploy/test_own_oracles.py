@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
 from fastapi import FastAPI
 
 from deploy import parts
@@ -16,8 +15,7 @@ from tests.contract.conftest import Server, binary_of
 from tests.unit.services.gateway.conftest import Blue, serving
 
 
-async def test_limits_and_state_survive_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "ORACLES", ("blue",))
+async def test_limits_and_state_survive_the_next_start(tmp_path: Path) -> None:
     app = FastAPI()
     app.mount("/oracles/blue", build_app(Blue(version="2")))
     server = Server(binary_of("valkey-9.1"), tmp_path / "server")
@@ -25,13 +23,13 @@ async def test_limits_and_state_survive_the_next_start(tmp_path: Path, monkeypat
     try:
         async with serving(app) as url, open_gateway(server.url, OutgoingPolicy()) as gateway:
             for _ in range(2):
-                said = await asyncio.to_thread(parts.register_oracles, server.url, serve_url=url, token="t")
+                said = await asyncio.to_thread(parts.register_oracles, server.url, ["blue"], serve_url=url, token="t")
                 assert said == "blue 2"
             endpoint = await gateway.registry.oracle("blue")
             assert (endpoint.url, endpoint.max_batch, endpoint.state) == (f"{url}/oracles/blue", 8, "active")
             changed = endpoint.model_copy(update={"state": "paused", "concurrency": 5, "version": "1"})
             await gateway.registry.put_oracle(changed)
-            await asyncio.to_thread(parts.register_oracles, server.url, serve_url=url, token="t")
+            await asyncio.to_thread(parts.register_oracles, server.url, ["blue"], serve_url=url, token="t")
             assert await gateway.registry.oracle("blue") == changed.model_copy(update={"version": "2"})
             lines = await gateway.audit.latest(10)
             assert [(line.action, line.subject) for line in lines] == [("oracle.register", "blue")] * 2

@@ -12,7 +12,16 @@ import pytest
 from deploy.local import Stack, stop_stack
 from deploy.processes import ProcessRecord, record_of
 from deploy.settings import Settings, SettingsError
-from deploy.state import StackBusy, StackState, exclusive, oracle_token, read_state, remove_state, write_state
+from deploy.state import (
+    StackBusy,
+    StackState,
+    exclusive,
+    keep_secret,
+    kept_secret,
+    read_state,
+    remove_state,
+    write_state,
+)
 
 GONE = ProcessRecord(pid=1, started_at=0.0)
 
@@ -31,14 +40,18 @@ def test_it_is_read_back_and_private(tmp_path: Path) -> None:
     assert read_state(tmp_path) is None
 
 
-def test_the_oracles_token_is_made_once_and_private(tmp_path: Path) -> None:
-    token = oracle_token(tmp_path / "stack")
+def test_a_secret_is_made_once_and_private(tmp_path: Path) -> None:
+    token = kept_secret(tmp_path / "stack", "oracle-token")
     assert len(token) >= 32
-    assert oracle_token(tmp_path / "stack") == token  # the next start, too
+    assert kept_secret(tmp_path / "stack", "oracle-token") == token  # the next start, too
     assert stat.S_IMODE((tmp_path / "stack" / "oracle-token").stat().st_mode) == 0o600
     remove_state(tmp_path / "stack")
-    assert oracle_token(tmp_path / "stack") == token
-    assert oracle_token(tmp_path / "another") != token
+    assert kept_secret(tmp_path / "stack", "oracle-token") == token
+    assert kept_secret(tmp_path / "another", "oracle-token") != token
+    assert kept_secret(tmp_path / "stack", "preference-secret") != token
+    assert keep_secret(tmp_path / "stack", "oracle-token", "another") == "another"
+    assert kept_secret(tmp_path / "stack", "oracle-token") == "another"
+    assert [one.name for one in (tmp_path / "stack").glob("*.new")] == []
 
 
 def test_a_torn_file_is_no_state(tmp_path: Path) -> None:

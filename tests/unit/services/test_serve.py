@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -15,6 +16,8 @@ from pydantic import SecretStr
 from rewardmesh.wire.errors import RecipeError
 from services.autoscaling import StreamLagPolicy
 from services.catalogue import make_oracle
+from services.preference.serve import preference_application
+from services.preference.settings import PreferenceSettings
 from services.serve import OracleScale, OraclesSettings, oracle_applications
 from tests.unit.services.gateway.conftest import Blue
 
@@ -94,6 +97,25 @@ def test_every_route_but_health_asks_for_the_token(monkeypatch: pytest.MonkeyPat
                 assert (without.status_code, wrong.status_code) == (401, 401), route.path
                 assert right.status_code in {200, 422, 415, 400}, (route.path, right.text)
         assert {route.path for route in app.routes} == {"/v1/health", "/v1/oracle", "/v1/score", "/openapi.json"}
+
+
+async def test_people_are_one_replica_that_is_replaced_once_it_settles_no_more() -> None:
+    secret = SecretStr("a secret of this test alone")
+    settings = PreferenceSettings(
+        redis_url="unix:///nowhere", secret=secret, gateway_url="http://127.0.0.1:9", gateway_token=secret
+    )
+    bound = cast("Any", preference_application(settings))._bound_deployment
+    assert bound._deployment_config.num_replicas == 1
+    assert secret.get_secret_value() not in str(bound)
+    replica = bound.func_or_class.__mro__[1](*bound.init_args)  # what Serve's ingress wraps
+    replica.check_health()  # not yet started
+    state = replica.__serve_build_asgi_app__().state
+    state.settling = asyncio.create_task(asyncio.sleep(60))
+    replica.check_health()
+    state.settling.cancel()
+    await asyncio.wait([state.settling])
+    with pytest.raises(RuntimeError, match="settling has ended"):
+        replica.check_health()
 
 
 def decide(policy: StreamLagPolicy, target: int = 2) -> int:

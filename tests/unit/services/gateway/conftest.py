@@ -22,7 +22,6 @@ from reward_workers.worker import Worker
 from rewardmesh.kit import conformance
 from rewardmesh.kit.app import build_app
 from rewardmesh.kit.oracle import Oracle, OracleInput, Result, failed
-from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.codec import PNG, encode_picture
 from rewardmesh.wire.messages import OracleInfo, Scored
 from rewardmesh.wire.outgoing import OutgoingPolicy
@@ -31,22 +30,6 @@ from services.gateway.audit import OPERATOR
 from services.gateway.context import Gateway
 from services.gateway.tokens import TokenRequest
 from tests.contract.conftest import Server, binary_of
-
-
-@pytest.fixture(scope="session")
-def buffer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(binary_of("valkey-9.1"), tmp_path_factory.mktemp("buffer"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-async def redis(buffer: Server) -> AsyncIterator[Redis]:
-    client = await connect(buffer.url)
-    await client.flushall()
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture
