@@ -7,7 +7,7 @@ version grows. What waits is kept, so that a run that was ended goes on.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class WithRaters(InProcessFeedback):
 
     ORACLE = "preference"
 
-    def __init__(self, oracles: dict[str, InProcessOracle], choices: ChoicesInProcess, raters: Raters) -> None:
+    def __init__(self, oracles: Mapping[str, InProcessOracle], choices: ChoicesInProcess, raters: Raters) -> None:
         super().__init__(oracles)
         self._choices = choices
         self._raters = raters

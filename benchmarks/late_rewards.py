@@ -292,7 +292,7 @@ def main() -> int:
     arguments = parser(__doc__, repeats=False)
     arguments.add_argument("--folder", default="runs/late-rewards", help="where everything lies")
     arguments.add_argument("--bounds", nargs="+", default=["0", "4", "16", "any"], help="policy versions, or any")
-    arguments.add_argument("--iterations", type=int, default=120, help="of each run")
+    arguments.add_argument("--iterations", type=int, default=60, help="of each run")
     arguments.add_argument("--longest-delay", type=int, default=32, help="policy versions until the last answers")
     arguments.add_argument("--noise", type=float, default=0.1, help="share of choices made the other way round")
     arguments.add_argument("--comparisons", type=int, default=12, help="of each group")

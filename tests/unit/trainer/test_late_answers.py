@@ -215,7 +215,7 @@ class People:
 def test_an_answer_a_day_late_teaches_a_trainer_that_was_started_again_meanwhile(
     make_loop, make_recipe, tmp_path
 ) -> None:
-    now = [1.8e9]
+    now = [time.time()]
     people = People(stream_settings(make_recipe(*WITH_PEOPLE)), lambda: now[0])
 
     def train(iterations: int, *, until_used: int) -> list[dict[str, Any]]:
