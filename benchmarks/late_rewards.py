@@ -106,13 +106,13 @@ def _train_in_process(folder: RunFolder, recipe: Recipe, given: argparse.Namespa
 def _train_over_http(folder: RunFolder, recipe: Recipe, given: argparse.Namespace) -> None:
     """On a stack of its own, with people as one of its oracles; raters work beside the trainer."""
     settings = people_settings(given)
-    ends = time.monotonic() + (given.piece_s or threading.TIMEOUT_MAX)
     with Stack(settings) as stack, _raters_door(settings, stack) as choices:
         raters = Raters(choices, folder.path, noise=given.noise, longest_delay=given.longest_delay)
         training = Training(
             recipe, folder.path, redis_url=stack.redis_url, cpus_per_worker=settings.cpus_per_trainer(1)
         )
         training.start()
+        ends = time.monotonic() + (given.piece_s or threading.TIMEOUT_MAX)
         while not training.done():
             raters.work(_policy_version(folder))
             if time.monotonic() > ends:
