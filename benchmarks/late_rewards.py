@@ -7,14 +7,14 @@ bound 0 learns from no answer and is the control. Then, on held-out prompts and 
 after training is preferred to the one before, and what became of the counting and spelling rewards.
 
 Everything lies in --folder and is gone on with: with --piece-s, one piece of work is done and the exit status is 75
-while there is more to do. Without --service, oracles, queue and raters are in this process and nothing else is needed;
-with it, a stack trains (`rewardmesh up`), and raters ask that service over HTTP as any program may. They hold what they
-have leased until they answer: give its queue a `lease_s` that is longer than the delays.
+while there is more to do. Oracles, queue and raters are in this process; with --http a stack is started, with people
+as one of its oracles, and raters ask its preference service over HTTP as any program may.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import threading
 import time
@@ -34,11 +34,17 @@ from benchmarks.raters import TASTE_FILE, Raters, blueness, preferred, replace_j
 from benchmarks.record import Figure, parser, report
 from deploy.local import Stack
 from deploy.oracles_in_process import OraclesInProcess
-from deploy.settings import load_settings
+from deploy.parts import PREFERENCE
+from deploy.people import link_secret
+from deploy.settings import Settings, load_settings
 from deploy.training import Training
+from rewardmesh.wire.buffer import connect
 from rewardmesh.wire.strict_json import load_json
+from services.gateway.audit import OPERATOR
 from services.oracles.object_count import ObjectCount
 from services.oracles.ocr_spelling import OcrSpelling
+from services.preference.invites import InviteRequest, Invites
+from services.preference.model import QueueSettings
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.checkpoint import CheckpointFolder
 from trainer.coordination import Solo
@@ -58,6 +64,8 @@ MORE_TO_DO = 75
 _CPU = torch.device("cpu")
 _CURVE_POINTS = 8
 _RATERS_EVERY_S = 1.0
+_LEASE_S = 7 * 86_400.0
+_MAX_RATERS = 100_000
 
 
 def recipe_of(bound: str, given: argparse.Namespace) -> Recipe:
@@ -72,7 +80,7 @@ def train(bound: str, given: argparse.Namespace) -> None:
     """Trains one arm to its end, or for a piece."""
     folder, recipe = RunFolder(arm_folder(given, bound)), recipe_of(bound, given)
     folder.adopt(recipe)
-    (_train_over_http if given.service else _train_in_process)(folder, recipe, given)
+    (_train_over_http if given.http else _train_in_process)(folder, recipe, given)
 
 
 def _train_in_process(folder: RunFolder, recipe: Recipe, given: argparse.Namespace) -> None:
@@ -97,21 +105,45 @@ def _train_in_process(folder: RunFolder, recipe: Recipe, given: argparse.Namespa
 
 
 def _train_over_http(folder: RunFolder, recipe: Recipe, given: argparse.Namespace) -> None:
-    """On the stack, with the service `preference` registered there; raters work beside it."""
-    settings = load_settings()
-    ends = time.monotonic() + (given.piece_s or threading.TIMEOUT_MAX)
-    with Stack(settings) as stack, ChoicesOverHttp(given.service, given.invite) as choices:
+    """On a stack of its own, with people as one of its oracles; raters work beside the trainer."""
+    settings = people_settings(given)
+    with Stack(settings) as stack, _raters_door(settings, stack) as choices:
         raters = Raters(choices, folder.path, noise=given.noise, longest_delay=given.longest_delay)
         training = Training(
             recipe, folder.path, redis_url=stack.redis_url, cpus_per_worker=settings.cpus_per_trainer(1)
         )
         training.start()
+        ends = time.monotonic() + (given.piece_s or threading.TIMEOUT_MAX)
         while not training.done():
             raters.work(_policy_version(folder))
             if time.monotonic() > ends:
                 training.ask_to_stop()
             training.wait(_RATERS_EVERY_S)
         training.result()
+
+
+def people_settings(given: argparse.Namespace) -> Settings:
+    """The environment's settings, with people whose leases outlast every delay and who are asked nothing twice."""
+    queue = QueueSettings(
+        comparisons_per_group=given.comparisons, lease_s=_LEASE_S, deadline_s=_LEASE_S, gold_share=0, repeat_share=0
+    )
+    return load_settings().model_copy(
+        update={"preference": True, "preference_queue": queue, "run_root": Path(given.folder).resolve()}
+    )
+
+
+def _raters_door(settings: Settings, stack: Stack) -> ChoicesOverHttp:
+    """Where raters find the service, with an invite for as many as there may be comparisons."""
+
+    async def invite() -> str:
+        client = await connect(stack.redis_url)
+        try:
+            wanted = InviteRequest(label="simulated", max_raters=_MAX_RATERS)
+            return (await Invites(client, link_secret(settings)).create(wanted, actor=OPERATOR))[1]
+        finally:
+            await client.aclose()
+
+    return ChoicesOverHttp(f"{stack.serve_url}/{PREFERENCE}", asyncio.run(invite()))
 
 
 def _policy_version(folder: RunFolder) -> int:
@@ -268,13 +300,8 @@ def main() -> int:
     arguments.add_argument("--pictures-per-kind", type=int, default=102, help="held out")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
     arguments.add_argument("--piece-s", type=float, help="do one piece of at most so many seconds")
-    arguments.add_argument(
-        "--service", metavar="URL", help="the preference service; without it, a queue of this process"
-    )
-    arguments.add_argument("--invite", metavar="TEXT", help="what the link of an invite to the service ends with")
+    arguments.add_argument("--http", action="store_true", help="through the preference service, on a stack of its own")
     given = arguments.parse_args()
-    if given.service and not given.invite:
-        arguments.error("--service needs --invite: make one for as many raters as comparisons may wait at once")
     while next_piece(given):
         if given.piece_s is not None:
             return MORE_TO_DO
