@@ -29,7 +29,7 @@ import ray
 import ray.train
 import torch
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import FailureConfig  # ray.train's is typed as that of version 1
 
 from rewardmesh.wire import errors
@@ -38,6 +38,7 @@ from rewardmesh.wire.telemetry import about, configure_logging, get_logger
 from rewardmesh.wire.tracing import configure_tracing, flush
 from trainer.coordination import Coordinator, Solo, TorchCoordinator
 from trainer.loop import Loop
+from trainer.process_group import GroupConfig
 from trainer.ray_metrics import RayMetrics
 from trainer.recipe import Recipe, dump_recipe, parse_recipe
 from trainer.run_folder import RunFolder
@@ -96,7 +97,7 @@ def launch(
     trainer = TorchTrainer(
         partial(train_worker, buffer_url=buffer_url),
         train_loop_config={"recipe": dump_recipe(recipe), "run_folder": str(folder.path), "parts": parts},
-        torch_config=TorchConfig(backend="nccl" if recipe.use_gpu else "gloo"),
+        torch_config=GroupConfig(backend="nccl" if recipe.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=recipe.use_gpu, resources_per_worker={"CPU": cpus_per_worker}
         ),
