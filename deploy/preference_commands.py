@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from deploy.on_buffer import buffer_url, checked
-from rewardmesh.wire.errors import RewardmeshError
 
 if TYPE_CHECKING:
     from rewardmesh.wire.codec import Picture
@@ -32,7 +31,7 @@ gold = typer.Typer(no_args_is_help=True, help="Comparisons with a known answer, 
 preference.add_typer(gold, name="gold")
 
 RaterId = Annotated[str | None, typer.Argument(metavar="[RATER]", help="One rater; nobody named: the whole queue.")]
-PictureFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE")]
+PictureFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="FILE", help="PNG or WebP.")]
 
 
 @dataclass(frozen=True)
@@ -231,14 +230,10 @@ def _set_paused(rater_id: str | None, *, paused: bool, why: str) -> None:
 
 
 def _read_picture(file: Path) -> Picture:
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    """Raises: PictureRejected, also for other types than raters' browsers are sent."""
+    from rewardmesh.wire.codec import PNG, WEBP, decode_picture
 
-    try:
-        with Image.open(file, formats=("PNG", "WEBP", "JPEG")) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise RewardmeshError(f"not a picture: {error}", str(file), "give a PNG, WebP or JPEG file") from error
+    return decode_picture(file.read_bytes(), WEBP if file.suffix.lower() == ".webp" else PNG)
 
 
 def _service_url() -> str:

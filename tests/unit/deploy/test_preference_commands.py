@@ -145,7 +145,7 @@ def test_gold_is_added_from_files_and_shown_to_raters(
         return False
 
     assert on_queue(buffer, shown_gold)
-    assert "not a picture" in run("gold", "add", __file__, str(worse), "--prompt", "x", status=1)
+    assert "not a picture of that type" in run("gold", "add", __file__, str(worse), "--prompt", "x", status=1)
 
 
 def test_the_export_is_written_whole_or_not_at_all(buffer: Server, tmp_path: Path) -> None:
