@@ -25,7 +25,7 @@ KEYS = [
 ]
 
 
-async def hold(page: Page, key: str, *, times: int = 8) -> None:
+async def hold(page: Page, key: str, *, times: int = 6) -> None:
     """A key that is held down: the browser repeats it."""
     for _ in range(times):
         await page.keyboard.down(key)
@@ -57,7 +57,7 @@ async def test_a_key_held_down_votes_once(pairs: World) -> None:
         await saved(page, 4)
         await hold(page, "u")
         await saved(page, 3)
-        assert len(await pairs.choices()) == 3, "one undo, not eight"
+        assert len(await pairs.choices()) == 3, "one undo, not six"
 
 
 async def test_buttons_by_mouse_and_by_keyboard_alone(pairs: World) -> None:
@@ -137,7 +137,7 @@ async def test_undo_and_what_a_reward_has_used(pairs: World) -> None:
         await close(pairs, answer.group_key)
         await page.get_by_role("button", name="Undo").first.click()
         await page.get_by_text("used already").wait_for()
-        assert await pairs.choices() == ["right"]
+        assert answer in await pairs.answers()
 
 
 async def source(page: Page) -> str:
@@ -175,9 +175,9 @@ async def test_two_raters_never_hold_one_lease(pairs: World) -> None:
 async def test_a_lease_lasts_as_long_as_somebody_is_there(short: World) -> None:
     async with short.rater() as page:
         first = await source(page)
-        for step in range(12):  # three seconds of a lease of two
+        for step in range(12):  # longer than a lease of two seconds
             await page.mouse.move(100 + step, 100)
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.2)
         assert "Yours for" in await page.inner_text("#lease")
         assert await source(page) == first
         await page.get_by_text("This pair went to someone else").wait_for()  # nobody moves any more
@@ -265,15 +265,15 @@ async def test_a_restart_in_the_middle_of_a_vote(pairs: World) -> None:
 
 async def test_the_next_pair_is_there_within_100_ms(pairs: World, capsys: pytest.CaptureFixture[str]) -> None:
     async with pairs.rater() as page:
-        for number in range(1, 9):
+        for number in range(1, 6):
             await page.keyboard.press("1")
             await saved(page, number)
             await looked(page)
         took = await page.evaluate("performance.getEntriesByName('choice to next pair').map((one) => one.duration)")
-    assert len(took) == 8
+    assert len(took) == 5
     with capsys.disabled():
-        print(f"\nchoice to next pair in the browser: median {sorted(took)[4]:.0f} ms, most {max(took):.0f} ms")
-    assert sorted(took)[4] < 100
+        print(f"\nchoice to next pair in the browser: median {sorted(took)[2]:.0f} ms, most {max(took):.0f} ms")
+    assert sorted(took)[2] < 100
 
 
 async def test_single_pictures(singles: World) -> None:
