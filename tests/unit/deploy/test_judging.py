@@ -20,7 +20,8 @@ from rewardmesh.wire.errors import OracleRejected, OracleTimeout, UnknownOracle
 from rewardmesh.wire.messages import OracleEndpoint, Scored
 from rewardmesh.wire.registry import Registry
 from tests.contract.conftest import Server
-from tests.unit.services.gateway.conftest import Blue, buffer, redis, worker
+from tests.unit.services.conftest import buffer, redis
+from tests.unit.services.gateway.conftest import Blue, worker
 
 __all__ = ["buffer", "redis", "worker"]  # fixtures
 
