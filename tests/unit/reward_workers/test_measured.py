@@ -10,7 +10,13 @@ from rewardmesh.wire.names import METRICS, labels_of
 from tests.contract.workers import World, completed, endpoint_of, failing, group_of, until, working
 from tests.oracle_server import OracleServer, Response
 
-TRAINERS = ("rewardmesh_reward", "rewardmesh_iteration", "rewardmesh_outcomes", "rewardmesh_staleness")
+TRAINERS = (
+    "rewardmesh_reward",
+    "rewardmesh_iteration",
+    "rewardmesh_late",
+    "rewardmesh_outcomes",
+    "rewardmesh_staleness",
+)
 
 
 class Recorded:
