@@ -18,7 +18,8 @@ class PreferenceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    redis_url: str
+    redis_url: str = Field(repr=False)
+    """Its password is a secret too: Ray shows how what it serves was bound."""
     queue: QueueSettings = QueueSettings()
     secret: Secret
     """Signs invite links and sessions. Another one ends all of both."""
