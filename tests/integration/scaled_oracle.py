@@ -1,8 +1,8 @@
 """A driver beside the tests: puts a second, growing `object_count` on the stack's Ray and says how many replicas run.
 
 Prints a line for each of 1, 2 and again 1 running replicas, then takes the application off. Run as a process of its
-own, because a process that was once a driver of one cluster can hardly become that of another. Ray shows its drivers' command
-lines, so the buffer's URL comes with the environment.
+own, because a process that was once a driver of one cluster can hardly become that of another. The buffer's URL comes
+with the environment: Ray shows its drivers' command lines.
 """
 
 from __future__ import annotations
