@@ -54,6 +54,7 @@ def train_teacher(
     to: To = WEIGHTS,
     steps: Steps = 5000,
     pictures: int = 60_000,
+    wrong_captions: Annotated[float, typer.Option(min=0, max=1, help="Share of captions that are wrong.")] = 0.45,
     seed: Seed = 0,
     warm: Annotated[bool, typer.Option(help="Start from the finished weights, not from nothing.")] = False,
 ) -> None:
@@ -67,7 +68,15 @@ def train_teacher(
         raise WeightsMissing("no autoencoder is trained", str(folder), "`rewardmesh world train-autoencoder`")
     autoencoder = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
     start = _family(to) if warm else None
-    family = train(work, autoencoder, num_steps=steps, num_pictures=pictures, seed=seed, start=start)
+    family = train(
+        work,
+        autoencoder,
+        num_steps=steps,
+        num_pictures=pictures,
+        wrong_share=wrong_captions,
+        seed=seed,
+        start=start,
+    )
     write_teacher(to, family, num_steps=_STUDENT_STEPS)
 
 
