@@ -49,6 +49,7 @@ __all__ = [
     "inputs_of",
     "new_oracle",
     "over_http",
+    "registered",
     "through_the_road",
 ]
 
@@ -167,7 +168,7 @@ def through_the_road(redis_url: str, endpoint: OracleEndpoint, groups: Sequence[
     """Pictures a second from the first hand-over to the last reward, after a group that shows that the worker works."""
     run_id = f"bench-{uuid4().hex[:8]}"
     warm_up = replace(groups[0], group_id="warm-up")
-    with _registered(redis_url, run_id, endpoint):
+    with registered(redis_url, run_id, endpoint):
         feedback = BufferFeedback(partial(_open_stream, redis_url, run_id), oracles=[endpoint.name])
         try:
             feedback.publish([warm_up])
@@ -198,7 +199,7 @@ def _require_scored(asked: int, results: Sequence[Result]) -> None:
 
 
 @contextmanager
-def _registered(redis_url: str, run_id: str, endpoint: OracleEndpoint) -> Iterator[None]:
+def registered(redis_url: str, run_id: str, endpoint: OracleEndpoint) -> Iterator[None]:
     """The run and the oracle are in the registry, where the worker finds them."""
 
     async def change(*, begins: bool) -> None:

@@ -71,6 +71,7 @@ class BufferFeedback:
         self._arrived: queue.SimpleQueue[GroupFeedback | None] = queue.SimpleQueue()
         self._watched: set[Pair] = set()  # this and the next are touched by the thread alone
         self._handed_over: dict[Pair, int] = {}  # not forgotten yet, and with how many rewards
+        self._asked_late = False
         self._depth: dict[str, FeedbackDepth] = {}
         self._asked: list[Amendment] = []
         self._failure: BaseException | None = None
@@ -122,6 +123,11 @@ class BufferFeedback:
 
     def depth(self) -> Mapping[str, FeedbackDepth]:
         return dict(self._depth)
+
+    @property
+    def asked_late(self) -> bool:
+        """Whether a late oracle was asked, or one that joined the run still owes answers from before a restart."""
+        return self._asked_late
 
     def set_policy_version(self, version: int) -> None:
         self._command(self._persistently(lambda: self._stream.set_policy_version(version)))
@@ -226,6 +232,7 @@ class BufferFeedback:
     async def _send(self, group: PictureGroup) -> None:
         began = time.monotonic()
         oracles = (*group.awaited, *group.late)
+        self._asked_late |= bool(group.late)
         self._oracles.update(dict.fromkeys(oracles))
         ids = {"run_id": group.run_id, "group_id": group.group_id}
         with span("enqueue", parent=group.traceparent, samples=len(group.samples), **ids) as trace:
@@ -316,6 +323,7 @@ class BufferFeedback:
         known = await self._persistently(self._stream.groups)
         await self._forget([group_id for group_id in known if group_id in done])
         self._watched.update(pairs)
+        self._asked_late |= any(oracle not in self._oracles for _, oracle in pairs)
         for pair in pairs:
             await self._look_up(pair)
 

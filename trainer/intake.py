@@ -84,7 +84,12 @@ class Intake:
             self._feedback.forget(sorted(done))
 
     def give_up(self) -> int:
-        """Forgets watched groups that have left the store, and the oldest beyond the limit; returns how many."""
+        """Lets go of what nobody learns from any more; returns how many watched groups are forgotten.
+
+        The store may drop what no rollout in flight needs; watched groups that it did drop are forgotten, and the
+        oldest beyond the limit.
+        """
+        self._store.release(before_rollout=self.inflight[0].index if self.inflight else self.next_rollout)
         gone = [group_id for group_id in self._watched if group_id not in self._store]
         rest = [group_id for group_id in self._watched if group_id in self._store]
         given_up = gone + rest[: max(0, len(rest) - self._max_late_groups)]
@@ -123,6 +128,7 @@ class Intake:
             if self._store.header(group_id).rollout_index < self.next_rollout and group_id not in self._watched
         ]
         self._feedback.resume(pairs, done=done)
+        self._store.release(before_rollout=self.next_rollout)
         for _, policy_version in state["inflight"]:
             self.start(policy_version)
 

@@ -131,11 +131,11 @@ class StoreSettings(RecipeSection):
     """The trajectory store on disk, and the replay bank over it."""
 
     max_bytes: int = Field(default=2048 * MIB, ge=MIB)
-    """Upper bound of the store's files on each worker; the oldest segment goes first."""
+    """Upper bound of the store's files on each worker; the oldest segment goes first, and none that is in flight."""
     segment_bytes: int = Field(default=64 * MIB, ge=64 * 1024)
     """Size at which a new segment file is begun."""
     max_age_s: FiniteFloat = Field(default=7 * 86_400.0, gt=0)
-    """Segments last written longer ago than this are removed."""
+    """Segments last written longer ago than this are removed, but for what is in flight."""
     bank_groups: int = Field(default=2000, ge=0, le=1_000_000)
     """Groups the replay bank draws from: newest in, oldest out."""
 

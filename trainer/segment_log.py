@@ -59,6 +59,7 @@ class SegmentLog:
         self._readers: dict[int, BinaryIO] = {}
         self.recovered_bytes = 0
         self.pruned: list[int] = []
+        self.keep_from: int | None = None  # this segment and later ones stay; None: none must
         folder.mkdir(parents=True, exist_ok=True)
         numbers = self.segments()
         self._current = numbers[-1] if numbers else 1
@@ -106,15 +107,17 @@ class SegmentLog:
             for offset, kind, payload in self._records(number):
                 yield Location(number, offset), kind, payload
 
-    def prune(self, *, reserve_bytes: int = 0) -> list[int]:
-        """Removes the oldest segments, never the one being written, until the bounds hold. Returns their numbers.
+    def prune(self, *, reserve_bytes: int = 0) -> None:
+        """Removes the oldest segments until the bounds hold, and adds their numbers to `pruned`.
 
-        `reserve_bytes`: room to leave below the bound in bytes.
+        The one being written stays whatever the bounds, and those from `keep_from` on. `reserve_bytes`: room to leave
+        below the bound in bytes.
         """
-        removed = []
         numbers = self.segments()
         sizes = {number: self._path(number).stat().st_size for number in numbers}
         for number in numbers[:-1]:
+            if self.keep_from is not None and number >= self.keep_from:
+                break
             age_s = self._clock() - self._path(number).stat().st_mtime
             if sum(sizes.values()) + reserve_bytes <= self._max_bytes and age_s <= self._max_age_s:
                 break
@@ -123,8 +126,7 @@ class SegmentLog:
                 reader.close()
             self._path(number).unlink()
             del sizes[number]
-            removed.append(number)
-        return removed
+            self.pruned.append(number)
 
     def sync(self) -> None:
         """Asks the system to put everything on the disk."""
@@ -151,7 +153,7 @@ class SegmentLog:
         self._writer.close()
         self._current += 1
         self._writer = self._open_writer(self._current)
-        self.pruned.extend(self.prune(reserve_bytes=self._segment_bytes))
+        self.prune(reserve_bytes=self._segment_bytes)
 
     def _open_writer(self, number: int) -> BinaryIO:
         path = self._path(number)

@@ -173,12 +173,11 @@ def training_prompts(recipe: Recipe) -> list[PromptSpec]:
 def stream_settings(recipe: Recipe) -> StreamSettings:
     """Bounds of the run's stream, as its recipe implies them.
 
-    A group that a late oracle may still answer is known for as long as the trajectory store could hold it, and what is
-    too old for everybody who learns is not asked about any more.
+    A group is known for as long as the trajectory store could hold it, since a late oracle may answer it: the recipe's,
+    or one that joins while the run trains. What is too old for everybody who learns is not asked about any more.
     """
     settings = StreamSettings(budget_bytes=recipe.feedback.budget_bytes)
-    if any(oracle.is_late for oracle in recipe.feedback.oracles):
-        settings = replace(settings, group_ttl_s=max(settings.group_ttl_s, recipe.store.max_age_s))
+    settings = replace(settings, group_ttl_s=max(settings.group_ttl_s, recipe.store.max_age_s))
     late_bound = recipe.algorithm.surrogate.late_bound
     if late_bound is None:
         return settings
@@ -195,16 +194,23 @@ def open_buffer_feedback(
 ) -> BufferFeedback:
     """Feedback through the server at `url`; the run is alive in its registry from then on.
 
+    Closing it says that the run needs no more work, unless a late oracle may still owe answers: the recipe's, or one
+    that was added since. Then workers go on with the run after the trainer has left.
+
     Raises: BufferUnavailable, BufferMisconfigured; OracleUnavailable if an oracle that may not be masked is not
     registered there; RecipeError if one judges whole groups and takes fewer than `group_pictures`.
     """
     names = [oracle.name for oracle in settings.oracles]
-    # While a late oracle may still owe answers, workers go on with the run after the trainer has left.
-    ends = not any(oracle.is_late for oracle in settings.oracles)
+    has_late = any(oracle.is_late for oracle in settings.oracles)
     require = partial(_require_usable, settings=settings, group_pictures=group_pictures)
     bounds = stream_settings or StreamSettings(budget_bytes=settings.budget_bytes)
+
+    def ends() -> bool:
+        return not (has_late or feedback.asked_late)
+
     opener = partial(_open_stream, url, run_id, bounds, require, ends=ends)
-    return BufferFeedback(opener, oracles=names, registered=partial(_registered, url))
+    feedback = BufferFeedback(opener, oracles=names, registered=partial(_registered, url))
+    return feedback
 
 
 async def _registered(url: str) -> set[str]:
@@ -218,16 +224,16 @@ async def _registered(url: str) -> set[str]:
 
 @asynccontextmanager
 async def _open_stream(
-    url: str, run_id: str, settings: StreamSettings, require: Callable[[Known], None], *, ends: bool
+    url: str, run_id: str, settings: StreamSettings, require: Callable[[Known], None], *, ends: Callable[[], bool]
 ) -> AsyncIterator[Stream]:
-    """`ends`: closing in good order says that the run needs no more work."""
+    """`ends`: whether closing in good order says that the run needs no more work."""
     client = await connect(url)
     try:
         registry = Registry(client)
         require({endpoint.name: endpoint for endpoint in await registry.oracles()})
         await registry.put_run(run_id)
         yield open_redis_stream(client, run_id, settings=settings)
-        if ends:
+        if ends():
             await registry.end_run(run_id)
     finally:
         await client.aclose()

@@ -1,9 +1,9 @@
 """What was rolled out, on disk: every boundary of every group in half precision, and its rewards as they arrive.
 
-One store a worker, append-only (`segment_log`), bounded in bytes and age. Two readers: the replay bank, and late
-rewards. Rewards are records of their own, so that an answer that comes hours later is one append. Boundaries are
-rounded to half precision once, on the way in, and every learner reads them from here: a run that resumes then learns
-from exactly the numbers that an uninterrupted one does.
+One store a worker, append-only (`segment_log`), bounded in bytes and age; what rollouts in flight need stays whatever
+the bounds. Two readers: the replay bank, and late rewards. Rewards are records of their own, so that an answer that
+comes hours later is one append. Boundaries are rounded to half precision once, on the way in, and every learner reads
+them from here: a run that resumes then learns from exactly the numbers that an uninterrupted one does.
 
     record `trajectory`:  u32 length of the JSON, JSON (who, which prompt, shape, levels), float16 bytes
     record `rewards`:     JSON (group, oracle, version, boundary indices, one list of rewards a boundary, null = failed)
@@ -103,8 +103,12 @@ class TrajectoryStore:
     """One worker's store."""
 
     def __init__(self, folder: Path, settings: StoreSettings, *, clock: Callable[[], float] = time.time) -> None:
-        """Opens or creates it; a torn tail is cut off. Raises CheckpointCorrupt if the files are of another format."""
+        """Opens or creates it; a torn tail is cut off, and nothing else goes before the first `release`.
+
+        Raises CheckpointCorrupt if the files are of another format.
+        """
         self._clock = clock
+        self._held_from = 0
         self._entries: dict[str, _Entry] = {}
         self._log = SegmentLog(
             folder,
@@ -113,7 +117,7 @@ class TrajectoryStore:
             max_age_s=settings.max_age_s,
             clock=clock,
         )
-        self._log.prune()
+        self._log.keep_from = 0
         for location, kind, payload in self._log.scan():
             self._index(location, kind, payload)
 
@@ -166,6 +170,19 @@ class TrajectoryStore:
         latents = np.ascontiguousarray(group.boundaries, dtype=np.dtype("<f2"))
         location = self._log.append(_TRAJECTORY, _LENGTH.pack(len(head)) + head + latents.tobytes())
         self._entries[header.group_id] = _Entry(location, header)
+        if self._log.keep_from is None and header.rollout_index >= self._held_from:
+            self._log.keep_from = location.segment
+        self._drop_pruned()
+
+    def release(self, *, before_rollout: int) -> None:
+        """Groups of rollouts before this one may go from now on, as the bounds want it; others stay whatever they want.
+
+        What is in flight must be there when its turn comes, and again after a restart.
+        """
+        self._held_from = before_rollout
+        held = [one.location.segment for one in self._entries.values() if one.header.rollout_index >= before_rollout]
+        self._log.keep_from = min(held, default=None)
+        self._log.prune()
         self._drop_pruned()
 
     def add_rewards(self, group_id: str, rewards: OracleRewards) -> bool:

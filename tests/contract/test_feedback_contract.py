@@ -368,6 +368,18 @@ async def test_a_run_is_in_the_registry_while_it_trains(new_server: Callable[...
     feedback = await asyncio.to_thread(open_buffer_feedback, with_people, run_id="r2", url=server.url, group_pictures=4)
     await asyncio.to_thread(feedback.close)
     assert await registry.runs() == ["r2"]
+    joined = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r3", url=server.url, group_pictures=4)
+    await asyncio.to_thread(joined.publish, [replace(group(late=("people",)), awaited=("bright",))])
+    await asyncio.to_thread(joined.close)  # people were added while it trained, and may still answer
+    assert await registry.runs() == ["r2", "r3"]
+    again = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r3", url=server.url, group_pictures=4)
+    await asyncio.to_thread(again.resume, [("g1", "people")])
+    await asyncio.to_thread(again.close)
+    assert await registry.runs() == ["r2", "r3"]
+    again = await asyncio.to_thread(open_buffer_feedback, settings, run_id="r3", url=server.url, group_pictures=4)
+    await asyncio.to_thread(again.resume, [("g1", "bright")])  # it was too slow: nothing that a run would be kept for
+    await asyncio.to_thread(again.close)
+    assert await registry.runs() == ["r2"]
     whole = OracleEndpoint(name="bright", url="http://127.0.0.1:1", max_batch=3, granularity="group")
     await registry.put_oracle(whole)
     with pytest.raises(RecipeError, match=r"groups of at most 3 pictures, the recipe's have 4 \(bright\): lower"):

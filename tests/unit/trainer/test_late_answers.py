@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 
 from rewardmesh.kit.oracle import Oracle, OracleInput
+from rewardmesh.wire.amendments import Amendment
 from rewardmesh.wire.errors import RecipeError
 from rewardmesh.wire.memory_stream import MemoryStream
 from rewardmesh.wire.messages import Deferred, OracleInfo, Scored
 from rewardmesh.wire.stream import Claim, Stream, StreamSettings
 from tests.unit.trainer.held_back import HeldBack
 from trainer.algorithm_recipe import SurrogateSettings
+from trainer.amendments import AmendmentLog
 from trainer.buffer_feedback import BufferFeedback
 from trainer.coordination import Solo
 from trainer.feedback import GroupFeedback
@@ -29,12 +31,14 @@ from trainer.in_process_feedback import InProcessFeedback
 from trainer.late_answers import LateAnswer, LateAnswers, late_figures, staleness_class
 from trainer.recipe_sections import StoreSettings
 from trainer.replay_bank import ReplayBank
+from trainer.run_folder import RunFolder
 from trainer.training_process import stream_settings
 from trainer.trajectory_store import GroupHeader, OracleRewards, StoredGroup, TrajectoryStore
 
 PEOPLE = "{name: people, weight: 2, send_hint: true, on_missing: {wait_s: 0, then: mask}}"
 ORACLES = f"feedback.oracles=[{{name: brightness}}, {PEOPLE}]"
 WITH_PEOPLE = (ORACLES, "feedback.max_inflight=1")
+WITHOUT_PEOPLE = ("feedback.oracles=[{name: brightness}]", "feedback.max_inflight=1")
 DAY_S = 86_400.0
 
 
@@ -212,11 +216,19 @@ class People:
                 await self.stream.settle_late("people", group_id=one.sample.group_id, result=result, version="1")
 
 
+@pytest.mark.parametrize("people_are", ["in the recipe", "added by amendment"])
 def test_an_answer_a_day_late_teaches_a_trainer_that_was_started_again_meanwhile(
-    make_loop, make_recipe, tmp_path
+    make_loop, make_recipe, tmp_path, people_are: str
 ) -> None:
     now = [time.time()]
-    people = People(stream_settings(make_recipe(*WITH_PEOPLE)), lambda: now[0])
+    oracles = WITH_PEOPLE if people_are == "in the recipe" else WITHOUT_PEOPLE
+    people = People(stream_settings(make_recipe(*oracles)), lambda: now[0])
+    if oracles == WITHOUT_PEOPLE:
+        RunFolder(tmp_path / "run").adopt(make_recipe(*oracles))
+        use = make_recipe(*WITH_PEOPLE).feedback.oracles[1]
+        asked = Amendment(amendment_id="a", use=use, requested_unix_s=now[0])
+        log = AmendmentLog(tmp_path / "run", make_recipe(*oracles))
+        log.rule([asked], from_iteration=1, knows=lambda _: True)
 
     def train(iterations: int, *, until_used: int) -> list[dict[str, Any]]:
         feedback = BufferFeedback(people.open, oracles=("brightness", "people"), sweep_s=0.05)
@@ -227,7 +239,7 @@ def test_an_answer_a_day_late_teaches_a_trainer_that_was_started_again_meanwhile
             if sum(used) >= until_used:
                 loop.request_stop()
 
-        overrides = (*WITH_PEOPLE, f"run.iterations={iterations}", "store.max_age_s=604800")
+        overrides = (*oracles, f"run.iterations={iterations}", "store.max_age_s=604800")
         loop = make_loop(*overrides, feedback=feedback, clock=lambda: now[0], sinks=[enough])
         try:
             loop.run()
@@ -244,8 +256,9 @@ def test_an_answer_a_day_late_teaches_a_trainer_that_was_started_again_meanwhile
 
 
 def test_the_buffer_knows_a_group_for_as_long_as_the_store_could_learn_from_it(make_recipe) -> None:
-    assert stream_settings(make_recipe()).group_ttl_s == DAY_S
+    assert stream_settings(make_recipe()).group_ttl_s == 7 * DAY_S  # people may be added while it trains
     assert stream_settings(make_recipe(*WITH_PEOPLE)).group_ttl_s == 7 * DAY_S
+    assert stream_settings(make_recipe("store.max_age_s=60")).group_ttl_s == DAY_S
     assert stream_settings(make_recipe(*WITH_PEOPLE)).max_staleness is None
     bounded = make_recipe(*WITH_PEOPLE, "algorithm.surrogate.max_late_staleness=2")
     assert stream_settings(bounded).max_staleness == bounded.feedback.max_staleness == 4

@@ -75,6 +75,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(make_loop, oracles, tmp_pat
         assert sorted(before + after) == sorted(oracle.seen[: asked[0][name]])
 
 
+def test_what_is_in_flight_stays_in_a_store_whose_bounds_leave_no_room_for_it(make_loop, oracles, tmp_path) -> None:
+    """A rollout fills two segments, and each is too old as soon as the next is begun."""
+    overrides = ("prompts.groups_per_iteration=160", "algorithm.batch_size=640", "store.bank_groups=0")
+    hurried = {"clock": lambda: time.time() + 30 * 86_400}
+
+    def stop(line: Any) -> None:
+        if line["iteration"] == 4:
+            loop.request_stop()
+
+    make_loop(*overrides, folder="whole", **hurried).run()
+    loop = make_loop(*overrides, folder="cut", sinks=[stop], **hurried)
+    assert loop.run().reason == "stopped"
+    make_loop(*overrides, folder="cut", **hurried).run()
+    whole, cut = lines(tmp_path / "whole"), lines(tmp_path / "cut")
+    assert [line["groups"] for line in whole] == [{"rewarded": 160, "unrewarded": 0, "tied": 0}] * 6
+    assert [lasting(line) for line in cut] == [lasting(line) for line in whole]
+    left = list((tmp_path / "whole" / "store" / "rank-0").glob("segment-*.log"))
+    assert 0 < len(left) <= 3  # of six rollouts: what is not in flight goes
+
+
 def test_the_control_permutes_rewards_and_says_so(make_loop, tmp_path) -> None:
     make_loop("run.permute_rewards=true", folder="control").run()
     make_loop(folder="real").run()

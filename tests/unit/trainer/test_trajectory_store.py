@@ -117,6 +117,7 @@ def test_another_format_is_refused_with_its_name(tmp_path: Path) -> None:
 def test_the_store_stays_within_its_bytes_and_the_oldest_go_first(tmp_path: Path) -> None:
     settings = StoreSettings(max_bytes=1 << 20, segment_bytes=1 << 17)
     store = TrajectoryStore(tmp_path, settings)
+    store.release(before_rollout=1500)
     bank = ReplayBank(store, max_groups=10_000)
     for i in range(1500):
         store.add_group(group(i))
@@ -143,9 +144,31 @@ def test_old_segments_go_by_age(tmp_path: Path) -> None:
     store.close()
     newest = max(path.stat().st_mtime for path in segments(tmp_path))
     later = TrajectoryStore(tmp_path, settings, clock=lambda: newest + 101)
+    assert len(later) == 200  # nobody has said yet what is in flight
+    later.release(before_rollout=200)
     assert len(segments(tmp_path)) == 1
     assert 0 < len(later) < 200
     later.close()
+
+
+def test_what_is_in_flight_stays_whatever_the_bounds(tmp_path: Path) -> None:
+    store = TrajectoryStore(tmp_path, SETTINGS)
+    for i in range(2000):
+        if i % 1000 == 0:
+            store.release(before_rollout=i)
+        store.add_group(group(i))
+    assert store.size_bytes > SETTINGS.max_bytes  # the last thousand take more than there should be
+    assert set(store.group_ids()) >= {f"g{i}" for i in range(1000, 2000)} and "g0" not in store
+    store.close()
+    again = TrajectoryStore(tmp_path, SETTINGS)
+    again.release(before_rollout=1500)
+    assert set(again.group_ids()) >= {f"g{i}" for i in range(1500, 2000)}
+    again.release(before_rollout=2000)
+    assert again.size_bytes <= SETTINGS.max_bytes and "g1999" in again
+    for i in range(2000, 2100):
+        again.add_group(group(i))
+    assert "g2000" in again
+    again.close()
 
 
 def test_a_checkpoint_beyond_the_end_is_noticed(tmp_path: Path) -> None:
