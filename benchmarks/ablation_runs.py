@@ -1,0 +1,291 @@
+"""The runs of `benchmarks.ablations`: the bank that arms start from, each arm's training, and what is judged of it.
+
+    FOLDER/start/                    the bank: rollouts of the shipped student, scored; its own evaluation.json
+    FOLDER/ARM/seed-N/STAGE/         a run folder; when done: network.safetensors, trained.json, no checkpoint or store
+    FOLDER/ARM/seed-N/STAGE/snapshots/ITERATION.safetensors      the averaged student on the way
+    FOLDER/ARM/seed-N/evaluation.json, evaluation-ITERATION.json
+
+Nothing is done twice: a run goes on from its checkpoint, and what is done is passed over.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmarks.arms.catalogue import ARMS, BASE, PAPER, START, Arm, Stage
+from benchmarks.raters import replace_json
+from deploy.oracles_in_process import OraclesInProcess
+from rewardmesh.wire.strict_json import load_json
+from services.oracles.object_count import ObjectCount
+from services.oracles.ocr_spelling import OcrSpelling
+from trainer.algorithms.tdm import NUM_STUDENT_STEPS
+from trainer.algorithms.tdm_r1 import TdmR1
+from trainer.checkpoint import Checkpoint, CheckpointFolder
+from trainer.evaluate import Evaluation, Judge, evaluate, plan_heldout
+from trainer.evaluation_files import evaluation_json, read_evaluation
+from trainer.in_process_feedback import InProcessOracle
+from trainer.loop import Loop, RunOutcome
+from trainer.models.sd3 import Sd3Family
+from trainer.recipe import Recipe, dump_recipe, load_recipe
+from trainer.rollouts import seed_for
+from trainer.run_folder import RunFolder
+from trainer.training_process import build_roles, initial_student, load_family, model_folder, training_prompts
+from trainer.worlds.shapes.prompts import heldout_prompts
+
+__all__ = [
+    "Options",
+    "Run",
+    "collect_bank",
+    "evaluate_run",
+    "milestones",
+    "read_evaluation_of",
+    "runs_of",
+    "train_stage",
+]
+
+_CPU: Final = torch.device("cpu")
+_ENDLESS: Final = 1_000_000
+_STANDING_STILL: Final = tuple(
+    f"algorithm.{name}.updates_per_iteration=0" for name in ("surrogate", "fake_score", "student")
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    folder: Path
+    minutes: float = 20.0
+    seeds: int = 3
+    bank_groups: int = 1200
+    overrides: tuple[str, ...] = ()
+    piece_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed."""
+
+    arm: Arm
+    seed: int
+    options: Options
+
+    @property
+    def folder(self) -> Path:
+        return self.options.folder / self.arm.name / f"seed-{self.seed}"
+
+    def stage_folder(self, stage: Stage) -> Path:
+        return self.folder / stage.name
+
+    def recipe(self, stage: Stage) -> Recipe:
+        limit = f"run.time_limit_s={self.options.minutes * 60 * stage.share}"
+        own = [f"run.seed={self.seed}", f"run.iterations={_ENDLESS}", limit]
+        return load_recipe("demo", [*BASE, *own, *stage.overrides, *self.options.overrides])
+
+    def trained(self, stage: Stage) -> dict[str, Any] | None:
+        """How the stage ended; None while it has not."""
+        file = self.stage_folder(stage) / "trained.json"
+        return dict(load_json(file.read_bytes())) if file.exists() else None
+
+    def next_stage(self) -> Stage | None:
+        """The first that is not done."""
+        return next((stage for stage in self.arm.stages if self.trained(stage) is None), None)
+
+
+def runs_of(names: list[str], options: Options) -> Iterator[Run]:
+    """Every arm with its first seed, then the publication's arms with the others."""
+    for seed in range(options.seeds):
+        yield from (Run(ARMS[name], seed, options) for name in names if seed == 0 or name in PAPER)
+
+
+def start_recipe(options: Options) -> Recipe:
+    """The bank's: rollouts of the shipped student, scored and learnt nothing from."""
+    recipe = load_recipe("demo", [*BASE, *options.overrides])
+    rollouts = max(1, options.bank_groups // recipe.prompts.groups_per_iteration)
+    return load_recipe(
+        "demo", [*BASE, *options.overrides, *_STANDING_STILL, f"run.iterations={rollouts}", "run.checkpoint_every=10"]
+    )
+
+
+def collect_bank(options: Options) -> bool:
+    """Makes the bank that arms start from, or goes on; True if there was something to do."""
+    recipe, folder = start_recipe(options), RunFolder(options.folder / START)
+    done = folder.path / "trained.json"
+    if done.exists():
+        return False
+    family = load_family(recipe, device=_CPU)
+    outcome = _drive(_algorithm(TdmR1, recipe, family), recipe, folder, Stage(), options)
+    if outcome.reason != "stopped":
+        replace_json(done, {"iterations": outcome.iterations})
+    return True
+
+
+def train_stage(run: Run, stage: Stage) -> None:
+    """Trains a stage to the end of its time, or for a piece."""
+    recipe, folder = run.recipe(stage), RunFolder(run.stage_folder(stage))
+    print(f"training {run.arm.name}, seed {run.seed}, {stage.name}", file=sys.stderr, flush=True)
+    family = load_family(recipe, device=_CPU)
+    teaching = next((one for one in run.arm.stages if one.teaches_next), None)
+    if teaching is not None and teaching is not stage:
+        family.teacher.load_state_dict(_read_network(run.stage_folder(teaching) / "network.safetensors"))
+    algorithm = _algorithm(stage.algorithm, recipe, family)
+    if recipe.algorithm.surrogate.fresh_share < 1:
+        _start_from_bank(algorithm, recipe, folder, run.options)
+    outcome = _drive(algorithm, recipe, folder, stage, run.options)
+    if outcome.reason == "stopped":
+        return
+    network: dict[str, Tensor] = algorithm.state_dict()["networks"][stage.kept]
+    _save_network(folder.path / "network.safetensors", network)
+    replace_json(
+        folder.path / "trained.json",
+        {"iterations": outcome.iterations, "elapsed_s": outcome.elapsed_s, "minutes": run.options.minutes},
+    )
+    shutil.rmtree(folder.checkpoints)
+    shutil.rmtree(folder.store(0).parent)
+
+
+def _algorithm(kind: type[TdmR1], recipe: Recipe, family: Sd3Family) -> TdmR1:
+    return kind(
+        recipe.algorithm,
+        family,
+        roles=build_roles(recipe.model, family),
+        weights=model_folder(recipe),
+        seed=seed_for(recipe.run.seed, 5),
+    )
+
+
+def _start_from_bank(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, options: Options) -> None:
+    """Lays the bank's store and, as the arm's own, a checkpoint of no iteration into a run that has none yet."""
+    checkpoints = CheckpointFolder(folder.checkpoints, keep=recipe.run.checkpoints_kept)
+    if checkpoints.read_latest() is not None:
+        return
+    start = RunFolder(options.folder / START)
+    shared = CheckpointFolder(start.checkpoints, keep=1).read_latest()
+    assert shared is not None  # collected before
+    shutil.rmtree(folder.store(0), ignore_errors=True)
+    shutil.copytree(start.store(0), folder.store(0), copy_function=shutil.copy)  # as new: the store forgets old files
+    state = algorithm.state_dict()
+    checkpoints.write(
+        Checkpoint(
+            iteration=0,
+            recipe_yaml=dump_recipe(recipe),
+            loop={"policy_version": 0, "elapsed_s": 0.0, "ranks": shared.loop["ranks"]},
+            networks=state["networks"],
+            state={
+                "algorithm": {key: value for key, value in state.items() if key != "networks"},
+                "torch_rng": torch.get_rng_state(),
+                "cuda_rng": [],
+            },
+        )
+    )
+
+
+def oracles() -> dict[str, InProcessOracle]:
+    """Those of the demo's recipe."""
+    return {"object_count": ObjectCount(), "ocr_spelling": OcrSpelling()}
+
+
+@cache
+def judge() -> Judge:
+    """Of held-out pictures."""
+    return OraclesInProcess().judge
+
+
+def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, options: Options) -> RunOutcome:
+    folder.adopt(recipe)
+
+    def snapshot(_checkpoint: Path | None, line: Mapping[str, Any]) -> None:
+        if line.get("iteration") in milestones():
+            file = folder.path / "snapshots" / f"{line['iteration']}.safetensors"
+            _save_network(file, algorithm.ema_student.state_dict())
+
+    loop = Loop(
+        recipe,
+        algorithm,
+        decode=partial(Sd3Family.decode, algorithm.family),
+        prompts=training_prompts(recipe),
+        feedback=stage.feedback(oracles()),
+        folder=folder,
+        on_checkpoint=snapshot,
+    )
+    ender = threading.Timer(options.piece_s or threading.TIMEOUT_MAX, loop.request_stop)
+    ender.daemon = True
+    ender.start()
+    try:
+        return loop.run()
+    finally:
+        ender.cancel()
+
+
+def milestones() -> tuple[int, ...]:
+    """Iterations after which the averaged student is kept, so that arms can be compared at equal oracle calls."""
+    return tuple(10 * 2**power for power in range(10))
+
+
+def evaluation_file(folder: Path, at: int | None = None) -> Path:
+    """Where an evaluation lies; `at`: that of a snapshot."""
+    return folder / ("evaluation.json" if at is None else f"evaluation-{at}.json")
+
+
+def evaluate_run(run: Run | None, options: Options, *, at: int | None = None) -> bool:
+    """Judges an arm's averaged student on held-out prompts (None: the shipped one); True if that was to be done."""
+    folder = options.folder / START if run is None else run.folder
+    file = evaluation_file(folder, at)
+    if file.exists():
+        return False
+    recipe = start_recipe(options) if run is None else run.recipe(run.arm.stages[-1])
+    family = load_family(recipe, device=_CPU)
+    roles = build_roles(recipe.model, family)
+    if run is None:
+        network = initial_student(recipe, roles)
+    else:
+        network = roles.new()
+        last = run.stage_folder(run.arm.stages[-1])
+        kept = last / "network.safetensors" if at is None else last / "snapshots" / f"{at}.safetensors"
+        network.load_state_dict(_read_network(kept))
+    replace_json(file, evaluation_json(_evaluate(run, recipe, family, network)))
+    return True
+
+
+def _evaluate(run: Run | None, recipe: Recipe, family: Sd3Family, network: nn.Module) -> Evaluation:
+    settings, arm = recipe.evaluation, ARMS["tdm_r1"] if run is None else run.arm
+    name = START if run is None else arm.name
+    print(f"evaluating {name}", file=sys.stderr, flush=True)
+    plan = plan_heldout(
+        heldout_prompts(),
+        prompts_per_kind=settings.prompts_per_kind,
+        pictures_per_kind=settings.pictures_per_kind,
+        seed=settings.seed,
+    )
+    sampler, nfe = arm.sample_with(family, network.eval().requires_grad_(False), num_steps=NUM_STUDENT_STEPS)
+    with torch.inference_mode():
+        return evaluate(plan, sampler=sampler, judge=judge(), name=name, nfe=nfe, batch_size=settings.batch_size)
+
+
+def read_evaluation_of(folder: Path, at: int | None = None) -> Evaluation | None:
+    """What `evaluate_run` wrote; None if it has not."""
+    file = evaluation_file(folder, at)
+    return read_evaluation(load_json(file.read_bytes())) if file.exists() else None
+
+
+def _save_network(file: Path, network: Mapping[str, Tensor]) -> None:
+    """In half precision, and whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = file.with_suffix(".partial")
+    save_file({name: tensor.detach().half().contiguous().clone() for name, tensor in network.items()}, partial_file)
+    partial_file.replace(file)
+
+
+def _read_network(file: Path) -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in load_file(file).items()}
