@@ -184,7 +184,7 @@ def draw(runs: Sequence[Run], options: Options) -> str:
         for title, names in PANELS.items()
     }
     return figure(
-        f"Mean reward of training pictures over {options.minutes:g} minutes; one seed where no more are said", panels
+        f"Mean reward of training pictures over {options.minutes:g} minutes of training; mean of so many seeds", panels
     )
 
 

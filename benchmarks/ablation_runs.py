@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -204,6 +204,11 @@ def judge() -> Judge:
 
 def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, options: Options) -> RunOutcome:
     folder.adopt(recipe)
+    began = time.monotonic()
+
+    def end_piece(_line: Mapping[str, Any]) -> None:
+        if options.piece_s is not None and time.monotonic() - began >= options.piece_s:
+            loop.request_stop()
 
     def snapshot(_checkpoint: Path | None, line: Mapping[str, Any]) -> None:
         if line.get("iteration") in milestones():
@@ -217,15 +222,10 @@ def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, op
         prompts=training_prompts(recipe),
         feedback=stage.feedback(oracles()),
         folder=folder,
+        sinks=[end_piece],
         on_checkpoint=snapshot,
     )
-    ender = threading.Timer(options.piece_s or threading.TIMEOUT_MAX, loop.request_stop)
-    ender.daemon = True
-    ender.start()
-    try:
-        return loop.run()
-    finally:
-        ender.cancel()
+    return loop.run()
 
 
 def milestones() -> tuple[int, ...]:
