@@ -1,7 +1,8 @@
 """The shipped oracles as objects of this process, to make the shipped weights with: the scorer of the surrogate's bank
 and the judge of the world's own measures.
 
-The same classes that Ray Serve serves, without a road between. Post-training itself always takes the road.
+The same classes that Ray Serve serves, without a road between. Post-training takes the road, but where there is none
+(`deploy.post_training`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from rewardmesh.kit.oracle import Oracle, OracleInput
 from rewardmesh.wire.messages import Checks, Sample, Scored
-from services.oracles.object_count import ObjectCount
-from services.oracles.ocr_spelling import OcrSpelling
+from services.oracles.object_count import ObjectCount, ObjectCountSettings
+from services.oracles.ocr_spelling import OcrSettings, OcrSpelling
 from trainer.evaluate import HeldoutPrompt, Pictures
 
 __all__ = ["OraclesInProcess"]
@@ -27,10 +28,14 @@ _AT_ONCE = 1024
 class OraclesInProcess:
     """`object_count` and `ocr_spelling` side by side: each picture goes to the one that can judge its prompt."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, device: str = "cpu") -> None:
         """Raises: WeightsMissing."""
-        self._objects: Oracle = ObjectCount()
-        self._text: Oracle = OcrSpelling()
+        self._objects: Oracle = ObjectCount(ObjectCountSettings(device=device))
+        self._text: Oracle = OcrSpelling(OcrSettings(device=device))
+
+    @property
+    def by_name(self) -> Mapping[str, Oracle]:
+        return {oracle.info.name: oracle for oracle in (self._objects, self._text)}
 
     def judge(self, pictures: Pictures, prompts: Sequence[HeldoutPrompt]) -> tuple[list[bool], list[Mapping[str, Any]]]:
         """Strict passes and what explains them, in order: a `trainer.evaluate.Judge`."""

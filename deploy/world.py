@@ -1,6 +1,6 @@
 """`rewardmesh world …`: makes what the shapes world ships, step by step, and measures it.
 
-    train-autoencoder -> train-teacher -> distil -> fit-surrogate -> measure
+    train-autoencoder -> train-teacher -> distil -> fit-surrogate -> post-train -> measure
 
 Each step is seeded, shows its progress, can be stopped and called again, and keeps its checkpoints in a work folder;
 what it has made goes to the weights folder. The oracles' own networks are `python -m deploy.train_oracles`.
@@ -31,6 +31,7 @@ Work = Annotated[Path, typer.Option(help="Folder of checkpoints, to go on from."
 To = Annotated[Path, typer.Option(help="Folder of finished weights.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps in all.")]
 Seed = Annotated[int, typer.Option(min=0)]
+Device = Annotated[str, typer.Option(help="Where networks and oracles compute: cpu, or cuda.")]
 Lora = Annotated[bool, typer.Option(help="As LoRA adapters on the teacher, in the folder `lora`.")]
 _WORK = Path("runs/world")
 _STUDENT_STEPS = 4
@@ -53,6 +54,7 @@ def train_teacher(
     to: To = WEIGHTS,
     steps: Steps = 5000,
     pictures: int = 60_000,
+    wrong_captions: Annotated[float, typer.Option(min=0, max=1, help="Share of captions that are wrong.")] = 0.45,
     seed: Seed = 0,
     warm: Annotated[bool, typer.Option(help="Start from the finished weights, not from nothing.")] = False,
 ) -> None:
@@ -66,19 +68,35 @@ def train_teacher(
         raise WeightsMissing("no autoencoder is trained", str(folder), "`rewardmesh world train-autoencoder`")
     autoencoder = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
     start = _family(to) if warm else None
-    family = train(work, autoencoder, num_steps=steps, num_pictures=pictures, seed=seed, start=start)
+    family = train(
+        work,
+        autoencoder,
+        num_steps=steps,
+        num_pictures=pictures,
+        wrong_share=wrong_captions,
+        seed=seed,
+        start=start,
+    )
     write_teacher(to, family, num_steps=_STUDENT_STEPS)
 
 
 @app.command()
-def distil(work: Work = _WORK, to: To = WEIGHTS, steps: Steps = 250, seed: Seed = 0, lora: Lora = False) -> None:
+def distil(
+    work: Work = _WORK,
+    to: To = WEIGHTS,
+    steps: Steps = 250,
+    seed: Seed = 0,
+    lora: Lora = False,
+    device: Device = "cpu",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of an update.")] = 64,
+) -> None:
     """Distil the 4-step student from the teacher, by TDM."""
     from trainer.worlds.shapes.distill import DISTILLATION, LORA_DISTILLATION
     from trainer.worlds.shapes.distill import distil as train
 
-    family = _family(to)
+    family = _family(to, device)
     roles = _roles(family, lora=lora)
-    recipe = LORA_DISTILLATION if lora else DISTILLATION
+    recipe = (LORA_DISTILLATION if lora else DISTILLATION).model_copy(update={"batch_size": batch})
     tdm = train(roles.shipped(work), family, roles=roles, recipe=recipe, num_steps=steps, seed=seed)
     for name, network in (("student", tdm.ema_student), ("fake_score", tdm.fake_score)):
         if lora:
@@ -96,6 +114,7 @@ def fit_surrogate(
     groups: Annotated[int, typer.Option(min=300, help="Groups of the bank, 12 pictures each.")] = 2400,
     seed: Seed = 0,
     lora: Lora = False,
+    device: Device = "cpu",
 ) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
     from deploy.oracles_in_process import OraclesInProcess
@@ -103,9 +122,9 @@ def fit_surrogate(
     from trainer.worlds.shapes.surrogate import collect_bank
     from trainer.worlds.shapes.surrogate import fit_surrogate as fit
 
-    algorithm = _cold_algorithm(to, seed=seed, lora=lora)
+    algorithm = _cold_algorithm(to, seed=seed, lora=lora, device=device)
     weights, work, to = to, algorithm.roles.shipped(work), algorithm.roles.shipped(to)
-    bank = collect_bank(work, algorithm, OraclesInProcess().score, num_groups=groups, seed=seed)
+    bank = collect_bank(work, algorithm, OraclesInProcess(device=device).score, num_groups=groups, seed=seed)
     ranking = fit(work, algorithm, bank, num_steps=steps, seed=seed)
     surrogate = algorithm.surrogate
     assert isinstance(surrogate, ValueSurrogate)
@@ -116,12 +135,37 @@ def fit_surrogate(
 
 
 @app.command()
+def post_train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    run: Annotated[Path, typer.Option(help="Run folder, to go on from.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write student, fake score and surrogate to.")] = None,
+) -> None:
+    """Train the student by a recipe with the oracles called in this process: without Ray and without a buffer."""
+    from deploy.oracles_in_process import OraclesInProcess
+    from deploy.post_training import post_train as train
+    from trainer.algorithms.value_surrogate import ValueSurrogate
+    from trainer.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides or [])
+    oracles = OraclesInProcess(device="cuda" if resolved.use_gpu else "cpu")
+    outcome, algorithm = train(resolved, run, oracles=oracles, tell=typer.echo)
+    if to is not None:
+        write_transformer(to / "student", algorithm.ema_student)
+        write_transformer(to / "fake_score", algorithm.fake_score)
+        if isinstance(algorithm.surrogate, ValueSurrogate):
+            algorithm.surrogate.save(to / ValueSurrogate.FILE)
+    typer.echo(f"{outcome.reason} after {outcome.iterations} iterations, {outcome.elapsed_s:.0f} s of training")
+
+
+@app.command()
 def measure(
     to: To = WEIGHTS,
     pictures: Annotated[int, typer.Option(min=1, help="Held-out pictures a kind.")] = 100,
     grid: Annotated[Path | None, typer.Option(help="Where to put a picture grid.")] = None,
     guidance: float = 3.5,
     networks: str = "teacher,student",
+    device: Device = "cpu",
 ) -> None:
     """Held-out strict accuracy of the teacher at 80 NFE and of the student at 4, by the shipped oracles."""
     from deploy.oracles_in_process import OraclesInProcess
@@ -130,7 +174,7 @@ def measure(
     from trainer.samplers import student_sampler, teacher_sampler
     from trainer.worlds.shapes.prompts import heldout_prompts
 
-    family, oracles = _family(to), OraclesInProcess()
+    family, oracles = _family(to, device), OraclesInProcess(device=device)
     plan = plan_heldout(heldout_prompts(), prompts_per_kind=pictures, pictures_per_kind=pictures, seed=10_000_000)
     samplers: dict[str, Any] = {}
     if "teacher" in networks:
@@ -160,13 +204,13 @@ def _write_grid(file: Path, pictures: Any, per_kind: int) -> None:
     sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(file)
 
 
-def _family(folder: Path) -> Sd3Family:
+def _family(folder: Path, device: str = "cpu") -> Sd3Family:
     import torch
 
     from trainer.models.sd3 import Sd3Family, native_precision
 
     try:
-        return Sd3Family.load(folder, precision=native_precision(torch.device("cpu")))
+        return Sd3Family.load(folder, device=device, precision=native_precision(torch.device(device)))
     except FileNotFoundError as error:
         raise WeightsMissing(str(error), str(folder), "`rewardmesh world train-teacher`") from error
 
@@ -178,14 +222,14 @@ def _roles(family: Sd3Family, *, lora: bool) -> Roles:
     return build_roles(ModelSettings(roles="lora" if lora else "full"), family)
 
 
-def _cold_algorithm(folder: Path, *, seed: int, lora: bool) -> TdmR1:
+def _cold_algorithm(folder: Path, *, seed: int, lora: bool, device: str) -> TdmR1:
     """TDM-R1 around the shipped student, its surrogate still the teacher with an empty head."""
     from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, SurrogateSettings
     from trainer.algorithms.tdm_r1 import TdmR1
 
     optimizer = AdamSettings(betas=(0.9, 0.99), weight_decay=0.01)
     recipe = AlgorithmRecipe(surrogate=SurrogateSettings(initial_weights="teacher", optimizer=optimizer))
-    family = _family(folder)
+    family = _family(folder, device)
     try:
         return TdmR1(recipe, family, roles=_roles(family, lora=lora), weights=folder, seed=seed)
     except FileNotFoundError as error:

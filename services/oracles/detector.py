@@ -105,24 +105,26 @@ class Detector:
 
     @torch.inference_mode()
     def detect(
-        self, pictures: Sequence[np.ndarray], *, min_confidence: float, max_overlap: float
+        self, pictures: Sequence[np.ndarray], *, min_confidence: float, max_overlap: float, across_classes: bool
     ) -> list[list[Detection]]:
         """Boxes of every picture, most confident first, in the picture's own pixels.
 
-        Shapes: pictures [H, W, 3] uint8, of any sizes; boxes of one class that overlap another more confident one by
-        more than `max_overlap` (intersection over union) are dropped: YOLO proposes each object many times.
+        Shapes: pictures [H, W, 3] uint8, of any sizes. A box that overlaps a more confident one by more than
+        `max_overlap` (intersection over union) is dropped, for YOLO proposes each object many times: one of its own
+        class, or `across_classes` any, for it may propose an object under two names.
         """
         if not pictures:
             return []
         batch, scales = self._prepare(pictures)
         output = self._network(batch)
         raw = output[0] if isinstance(output, tuple) else output
-        if raw.shape[-1] == _END_TO_END_COLUMNS:
-            found = _decode_end_to_end(raw, min_confidence)
-        else:
-            found = _decode(raw, min_confidence, max_overlap)
+        decode = _decode_end_to_end if raw.shape[-1] == _END_TO_END_COLUMNS else _decode
+        found = decode(raw, min_confidence)
+        owners, scores, labels, boxes = found
+        groups = owners if across_classes else owners * len(self.names) + labels
+        kept = batched_nms(boxes, scores, groups, max_overlap)
         detections: list[list[Detection]] = [[] for _ in pictures]
-        for index, confidence, label, corners in zip(*(column.tolist() for column in found), strict=True):
+        for index, confidence, label, corners in zip(*(column[kept].tolist() for column in found), strict=True):
             height, width = pictures[index].shape[:2]
             x1, y1, x2, y2 = (corner / scales[index] for corner in corners)
             box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
@@ -158,19 +160,17 @@ def _fit(pictures: torch.Tensor, size: int, device: torch.device) -> tuple[torch
 Columns = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # picture, confidence, class, corners [N, 4]
 
 
-def _decode(raw: torch.Tensor, min_confidence: float, max_overlap: float) -> Columns:
-    """Boxes of a one-to-many head, [B, 4 + classes, anchors] with centre and extent, after suppression."""
+def _decode(raw: torch.Tensor, min_confidence: float) -> Columns:
+    """Boxes of a one-to-many head, [B, 4 + classes, anchors] with centre and extent."""
     scores, labels = raw[:, 4:].max(1)
     index, anchor = (scores > min_confidence).nonzero(as_tuple=True)
     center, extent = raw[index, 0:2, anchor], raw[index, 2:4, anchor]
     corners = torch.cat((center - extent / 2, center + extent / 2), 1)
-    confidence, label = scores[index, anchor], labels[index, anchor]
-    kept = batched_nms(corners, confidence, index * (raw.shape[1] - 4) + label, max_overlap)
-    return index[kept], confidence[kept], label[kept], corners[kept]
+    return index, scores[index, anchor], labels[index, anchor], corners
 
 
 def _decode_end_to_end(raw: torch.Tensor, min_confidence: float) -> Columns:
-    """Boxes of a one-to-one head, [B, boxes, 6] with corners, confidence and class; nothing left to suppress."""
+    """Boxes of a one-to-one head, [B, boxes, 6] with corners, confidence and class."""
     index, rank = (raw[:, :_MAX_BOXES, 4] > min_confidence).nonzero(as_tuple=True)
     rows = raw[index, rank]
     return index, rows[:, 4], rows[:, 5].long(), rows[:, :4]

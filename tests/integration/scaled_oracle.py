@@ -1,14 +1,14 @@
 """A driver beside the tests: puts a second, growing `object_count` on the stack's Ray and says how many replicas run.
 
 Prints a line for each of 1, 2 and again 1 running replicas, then takes the application off. Run as a process of its
-own, because a process that was once a driver of one cluster can hardly become that of another.
+own, because a process that was once a driver of one cluster can hardly become that of another. The buffer's URL comes
+with the environment: Ray shows its drivers' command lines.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 
 import ray
@@ -36,7 +36,7 @@ def wait_for(replicas: int) -> None:
     print(f"{replicas} running", flush=True)
 
 
-def main(redis_url: str) -> None:
+def main() -> None:
     ray.init(address=os.environ["RAY_ADDRESS"], namespace="rewardmesh", logging_level=logging.ERROR)
     scale = OracleScale(
         num_cpus=0.1,
@@ -45,7 +45,7 @@ def main(redis_url: str) -> None:
         upscale_delay_s=0.5,
         downscale_delay_s=0.5,
     )
-    (one,) = oracle_applications(OraclesSettings(redis_url=redis_url, oracles={ORACLE: scale}))
+    (one,) = oracle_applications(OraclesSettings(redis_url=os.environ["REDIS_URL"], oracles={ORACLE: scale}))
     try:
         serve.run(one.application, name=_APPLICATION, route_prefix="/scaled")
         for replicas in (1, 2, 1):
@@ -56,4 +56,4 @@ def main(redis_url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

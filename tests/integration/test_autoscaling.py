@@ -44,7 +44,7 @@ async def backlog(redis_url: str) -> AsyncIterator[None]:
 async def test_replicas_follow_the_backlog(stack: RunningStack, tmp_path: Path) -> None:
     assert SAMPLES_PER_REPLICA < GROUP_SIZE <= 2 * SAMPLES_PER_REPLICA
     driver = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "tests.integration.scaled_oracle", stack.redis_url),
+        *(sys.executable, "-P", "-m", "tests.integration.scaled_oracle"),
         env={**stack.environment(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from rewardmesh.wire.errors import WeightsMissing
 from rewardmesh.wire.messages import Checks, Sample, Scored, ScoreFailure
@@ -18,7 +19,8 @@ from services.oracles.geneval import COLORS
 from services.oracles.object_count import ObjectCount, ObjectCountSettings, OracleInput
 from tests.unit.services.asking import GREY, given
 from trainer.worlds.shapes.prompts import PromptSpec, heldout_prompts
-from trainer.worlds.shapes.render import render, scene_for
+from trainer.worlds.shapes.render import Drawn, Scene, render, scene_for
+from trainer.worlds.shapes.vocabulary import COLORS as COLOR_VALUES
 from trainer.worlds.shapes.vocabulary import KINDS, SHAPES
 
 pytestmark = pytest.mark.timeout(300)
@@ -99,6 +101,55 @@ def test_an_empty_picture_holds_nothing(oracle: ObjectCount) -> None:
     assert (result.reward, result.detail["boxes"]) == (0.0, [])
 
 
+def rounded_square(side: int, radius: float) -> np.ndarray:
+    """Between a square and a circle; `radius` of the corners as a share of the side, 0.5 is a circle."""
+    scale = 8
+    canvas = Image.new("RGB", (48 * scale, 48 * scale), (34, 36, 44))
+    corners = ((24 - side / 2) * scale, (24 - side / 2) * scale, (24 + side / 2) * scale, (24 + side / 2) * scale)
+    ImageDraw.Draw(canvas).rounded_rectangle(corners, radius=radius * side * scale, fill=COLOR_VALUES["red"])
+    return np.asarray(canvas.resize((48, 48), Image.Resampling.BOX)).copy()
+
+
+@pytest.mark.parametrize(("side", "radius"), [(14, 0.30), (16, 0.32), (18, 0.34), (20, 0.34)])
+def test_one_object_is_not_two_classes(oracle: ObjectCount, side: int, radius: float) -> None:
+    two = given(rounded_square(side, radius), "two", include=[{"class": "square"}, {"class": "circle"}])
+    twice = ObjectCount(ObjectCountSettings(across_classes=False)).score([two])[0]
+    assert isinstance(twice, Scored)
+    assert twice.reward == 1.0  # what suppression in each class alone would reward
+    (once,) = oracle.score([two])
+    assert isinstance(once, Scored)
+    assert len(once.detail["boxes"]) == 1
+    assert once.reward < 0.5
+
+
+@pytest.mark.parametrize("other", SHAPES)
+def test_neighbours_are_each_counted(oracle: ObjectCount, other: str) -> None:
+    """As near as the world draws them, beside each other."""
+    near = (Drawn("square", "red", (5.0, 14.0, 23.0, 32.0)), Drawn(other, "red", (24.6, 14.0, 42.6, 32.0)))
+    (boxes,) = oracle.detect([given(render(Scene(objects=near)).picture, include=[{"class": "square"}])])
+    assert sorted(box.class_name for found in boxes.values() for box in found) == sorted(("square", other))
+
+
+class TwoNames(torch.nn.Module):
+    """A one-to-one head's answer: one place under two classes, and a place half of which is another's."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        rows = [[8, 8, 28, 28, 0.4, 1], [9, 8, 29, 28, 0.8, 0], [19, 8, 39, 28, 0.7, 1], [8, 8, 28, 28, 0.3, 0]]
+        return torch.tensor([rows] * len(batch), dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("max_overlap", "across_classes", "kept"),
+    [(0.5, True, [0.8, 0.7]), (0.3, True, [0.8]), (0.5, False, [0.8, 0.7, 0.4]), (1.0, True, [0.8, 0.7, 0.4, 0.3])],
+)
+def test_the_most_confident_of_overlapping_boxes_is_kept(
+    max_overlap: float, across_classes: bool, kept: list[float]
+) -> None:
+    detector = Detector(TwoNames(), ("cat", "dog"), size=48)
+    (found,) = detector.detect([GREY], min_confidence=0.0, max_overlap=max_overlap, across_classes=across_classes)
+    assert [box.confidence for box in found] == pytest.approx(kept)
+
+
 @pytest.mark.parametrize(
     ("checks", "said"),
     [
@@ -128,7 +179,8 @@ def test_pictures_of_many_sizes_in_one_batch(oracle: ObjectCount) -> None:
 
 
 def test_settings_that_change_rewards_change_the_version(oracle: ObjectCount) -> None:
-    assert ObjectCount(ObjectCountSettings(strict_share=0.5)).info.version != oracle.info.version
+    for other in (ObjectCountSettings(strict_share=0.5), ObjectCountSettings(across_classes=False)):
+        assert ObjectCount(other).info.version != oracle.info.version
 
 
 def test_missing_and_broken_weights_are_named(tmp_path: Path) -> None:
@@ -154,7 +206,8 @@ def test_it_takes_an_ultralytics_checkpoint(tmp_path: Path) -> None:
     torch.save({"model": network.half(), "train_args": {}, "epoch": -1}, path)
     detector = Detector.load(path, size=64)
     assert detector.names == ("person", "computer mouse", "tv remote")
-    found = detector.detect([GREY, np.zeros((20, 40, 3), np.uint8)], min_confidence=0.0, max_overlap=0.5)
+    pictures = [GREY, np.zeros((20, 40, 3), np.uint8)]
+    found = detector.detect(pictures, min_confidence=0.0, max_overlap=0.5, across_classes=False)
     assert len(found) == 2
     assert all(0 <= box.box[0] <= box.box[2] <= 40 for box in found[1])
 

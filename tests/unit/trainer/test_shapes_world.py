@@ -78,7 +78,7 @@ def test_a_third_of_the_captions_are_wrong_and_of_their_own_kind() -> None:
     wrong = 0
     for _ in range(1500):
         spec = train_prompts()[int(rng.integers(len(train_prompts())))]
-        caption = caption_of(spec, rng, prompts=prompts)
+        caption = caption_of(spec, rng, prompts=prompts, wrong_share=1 / 3)
         assert kind_of[caption] == spec.kind
         wrong += caption != spec.prompt
     assert 0.29 < wrong / 1500 < 0.38  # a third, within four standard errors

@@ -1,4 +1,4 @@
-"""What the teacher is pre-trained on: rendered pictures as latents, with captions of which a third are wrong.
+"""What the teacher is pre-trained on: rendered pictures as latents, with captions of which a share is wrong.
 
 The picture is always of the *true* checks; a noisy caption is another prompt's words over it, one fact away: a wrong
 count, colour, order, place or letter. As with captions from the web, the teacher learns to obey prompts loosely.
@@ -20,9 +20,15 @@ from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
 from trainer.worlds.shapes.render import render, scene_for
 from trainer.worlds.shapes.vocabulary import KINDS
 
-WRONG_CAPTIONS = 1 / 3
-_KIND_WEIGHTS = {"single_object": 0.6, "counting": 1.0, "colors": 0.8, "spelling": 2.0}
-"""How often a kind is drawn, relative to 1: words need the most pictures, single shapes the fewest."""
+_KIND_WEIGHTS = {
+    "single_object": 0.4,
+    "counting": 1.2,
+    "colors": 0.6,
+    "position": 2.4,
+    "color_attr": 2.0,
+    "spelling": 1.4,
+}
+"""How often a kind is drawn, relative to 1: places and pairs of colours need the most pictures, single shapes few."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,14 @@ class LatentDataset:
     captions: list[str]
 
 
-def caption_of(spec: PromptSpec, rng: np.random.Generator, *, prompts: dict[str, list[PromptSpec]]) -> str:
-    """The prompt itself, or for a third of the draws the prompt of a near neighbour of its kind.
+def caption_of(
+    spec: PromptSpec, rng: np.random.Generator, *, prompts: dict[str, list[PromptSpec]], wrong_share: float
+) -> str:
+    """The prompt itself, or for a share of the draws the prompt of a near neighbour of its kind.
 
     A neighbour shares all words but one or two; where a kind has none so near, any other prompt of the kind is taken.
     """
-    if rng.random() >= WRONG_CAPTIONS:
+    if rng.random() >= wrong_share:
         return spec.prompt
     others = [p.prompt for p in prompts[spec.kind] if p.key != spec.key]
     sample = [others[int(i)] for i in rng.integers(len(others), size=24)]
@@ -54,7 +62,7 @@ def _distance(a: str, b: str) -> int:
 
 @torch.no_grad()
 def encoded_pictures(
-    autoencoder: AutoencoderKL, cache: Path, *, num_pictures: int, seed: int, batch: int = 250
+    autoencoder: AutoencoderKL, cache: Path, *, num_pictures: int, wrong_share: float, seed: int, batch: int = 250
 ) -> LatentDataset:
     """Renders and encodes ``num_pictures`` pictures of training prompts once, and keeps them in ``cache``."""
     if cache.exists():
@@ -69,7 +77,7 @@ def encoded_pictures(
         for kind in rng.choice(KINDS, size=batch, p=weights / weights.sum()):
             spec = prompts[kind][int(rng.integers(len(prompts[kind])))]
             pictures.append(render(scene_for(spec.checks, rng)).picture)
-            captions.append(caption_of(spec, rng, prompts=prompts))
+            captions.append(caption_of(spec, rng, prompts=prompts, wrong_share=wrong_share))
         encoded = autoencoder.encode(to_tensor(np.stack(pictures))).latent_dist.mode()
         normal = (encoded - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
         latents.append(normal.half())

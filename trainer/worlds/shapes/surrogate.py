@@ -74,7 +74,7 @@ def collect_bank(work: Path, algorithm: TdmR1, score: Score, *, num_groups: int,
             pictures = list(algorithm.family.decode(trajectory.latents).numpy())
             scored = score([p for p in pictures for _ in specs], specs * len(pictures))
             rewards = torch.tensor(scored, dtype=torch.float32).view(len(pictures), len(specs))
-            bank.append(ScoredGroups([s.prompt for s in specs], trajectory.boundaries.half(), rewards))
+            bank.append(ScoredGroups([s.prompt for s in specs], trajectory.boundaries.half().cpu(), rewards))
             own = [bank[-1].group(i)[1] for i in range(_OWN_PROMPTS)]
             advance({"reward": float(torch.cat(own).mean())})
     save_atomically({"bank": [vars(groups) for groups in bank]}, file)

@@ -54,15 +54,19 @@ def train_teacher(
     *,
     num_steps: int = 5000,
     num_pictures: int = 60_000,
+    wrong_share: float = 0.45,
     seed: int = 0,
     start: Sd3Family | None = None,
 ) -> Sd3Family:
     """Trains, or goes on training, transformer and text encoders together; checkpoints lie in ``work``.
 
-    Without a checkpoint it begins with the networks of ``start``, or with fresh ones.
+    Without a checkpoint it begins with the networks of ``start``, or with fresh ones. ``wrong_share`` of the captions
+    are another prompt's: the more there are, the less strictly the teacher obeys.
     Loss: mean squared error of the velocity (E2) at x_sigma (E1), sigma logit-normal and then shifted (E6).
     """
-    dataset = encoded_pictures(autoencoder, work / "latents.pt", num_pictures=num_pictures, seed=seed)
+    dataset = encoded_pictures(
+        autoencoder, work / "latents.pt", num_pictures=num_pictures, wrong_share=wrong_share, seed=seed
+    )
     torch.manual_seed(seed)
     family = start or Sd3Family(new_pipeline(autoencoder), max_sequence_length=0)
     family.precision = torch.bfloat16
