@@ -107,6 +107,9 @@ def _arm_line(runs: Sequence[Run], start: Evaluation | None) -> dict[str, Any] |
         "says": ended[0][0].arm.says,
         "overrides": [list(stage.overrides) for stage in ended[0][0].arm.stages],
         "seeds": [run.seed for run, _ in ended],
+        "diverged": [
+            run.seed for run, _ in ended if any("diverged" in (run.trained(stage) or {}) for stage in run.arm.stages)
+        ],
         "strict": [found.overall for found in evaluations],
         "by_kind": [{kind.kind: kind.share for kind in found.by_kind} for found in evaluations],
         "iterations": len(metrics) / len(ended),
@@ -206,7 +209,7 @@ def markdown(found: dict[str, Any]) -> str:
             str(len(arm["seeds"])),
             f"{fmean(arm['strict']):.3f}{spread}",
             _interval(arm.get("rise")),
-            f"{arm['iterations']:.0f}",
+            f"{arm['iterations']:.0f}" + (", diverged" if arm["diverged"] else ""),
             f"{arm['pictures_scored']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

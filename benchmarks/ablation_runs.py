@@ -27,14 +27,11 @@ from benchmarks.arms.catalogue import ARMS, BASE, PAPER, START, Arm, Stage
 from benchmarks.raters import replace_json
 from deploy.oracles_in_process import OraclesInProcess
 from rewardmesh.wire.strict_json import load_json
-from services.oracles.object_count import ObjectCount
-from services.oracles.ocr_spelling import OcrSpelling
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.checkpoint import Checkpoint, CheckpointFolder
-from trainer.evaluate import Evaluation, Judge, evaluate, plan_heldout
+from trainer.evaluate import Evaluation, evaluate, plan_heldout
 from trainer.evaluation_files import evaluation_json, read_evaluation
-from trainer.in_process_feedback import InProcessOracle
 from trainer.loop import Loop, RunOutcome
 from trainer.models.sd3 import Sd3Family
 from trainer.recipe import Recipe, dump_recipe, load_recipe
@@ -132,7 +129,7 @@ def collect_bank(options: Options) -> bool:
 
 
 def train_stage(run: Run, stage: Stage) -> None:
-    """Trains a stage to the end of its time, or for a piece."""
+    """Trains a stage to the end of its time, or for a piece. One whose loss is not finite any more ends there."""
     recipe, folder = run.recipe(stage), RunFolder(run.stage_folder(stage))
     print(f"training {run.arm.name}, seed {run.seed}, {stage.name}", file=sys.stderr, flush=True)
     family = load_family(recipe, device=_CPU)
@@ -142,16 +139,19 @@ def train_stage(run: Run, stage: Stage) -> None:
     algorithm = _algorithm(stage.algorithm, recipe, family)
     if recipe.algorithm.surrogate.fresh_share < 1:
         _start_from_bank(algorithm, recipe, folder, run.options)
-    outcome = _drive(algorithm, recipe, folder, stage, run.options)
-    if outcome.reason == "stopped":
-        return
+    ended: dict[str, Any] = {"minutes": run.options.minutes}
+    try:
+        outcome = _drive(algorithm, recipe, folder, stage, run.options)
+    except FloatingPointError as error:
+        ended |= {"diverged": str(error)}
+    else:
+        if outcome.reason == "stopped":
+            return
+        ended |= {"iterations": outcome.iterations, "elapsed_s": outcome.elapsed_s}
     network: dict[str, Tensor] = algorithm.state_dict()["networks"][stage.kept]
     _save_network(folder.path / "network.safetensors", network)
-    replace_json(
-        folder.path / "trained.json",
-        {"iterations": outcome.iterations, "elapsed_s": outcome.elapsed_s, "minutes": run.options.minutes},
-    )
-    shutil.rmtree(folder.checkpoints)
+    replace_json(folder.path / "trained.json", ended)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
     shutil.rmtree(folder.store(0).parent)
 
 
@@ -191,15 +191,10 @@ def _start_from_bank(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, option
     )
 
 
-def oracles() -> dict[str, InProcessOracle]:
-    """Those of the demo's recipe."""
-    return {"object_count": ObjectCount(), "ocr_spelling": OcrSpelling()}
-
-
 @cache
-def judge() -> Judge:
-    """Of held-out pictures."""
-    return OraclesInProcess().judge
+def oracles() -> OraclesInProcess:
+    """Those of the demo's recipe, which judge held-out pictures too."""
+    return OraclesInProcess()
 
 
 def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, options: Options) -> RunOutcome:
@@ -220,7 +215,7 @@ def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, op
         algorithm,
         decode=partial(Sd3Family.decode, algorithm.family),
         prompts=training_prompts(recipe),
-        feedback=stage.feedback(oracles()),
+        feedback=stage.feedback(oracles().by_name),
         folder=folder,
         sinks=[end_piece],
         on_checkpoint=snapshot,
@@ -270,7 +265,9 @@ def _evaluate(run: Run | None, recipe: Recipe, family: Sd3Family, network: nn.Mo
     )
     sampler, nfe = arm.sample_with(family, network.eval().requires_grad_(False), num_steps=NUM_STUDENT_STEPS)
     with torch.inference_mode():
-        return evaluate(plan, sampler=sampler, judge=judge(), name=name, nfe=nfe, batch_size=settings.batch_size)
+        return evaluate(
+            plan, sampler=sampler, judge=oracles().judge, name=name, nfe=nfe, batch_size=settings.batch_size
+        )
 
 
 def read_evaluation_of(folder: Path, at: int | None = None) -> Evaluation | None:

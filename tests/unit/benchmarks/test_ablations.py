@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from benchmarks import ablation_runs, ablations
 from benchmarks.ablation_report import common_milestone, curve, difference, draw, markdown, summary, verdict
-from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
+from benchmarks.ablation_runs import Options, Run, collect_bank, evaluate_run, runs_of, train_stage
 from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, PAPER, START, Finding
 from benchmarks.arms.elsewhere import Elsewhere
 from benchmarks.arms.reward_on_student import MatchingAlone, RewardOnStudent
@@ -55,7 +55,7 @@ PROMPTS = ["a red circle", "a blue star"]
 
 
 class Brightness(Oracle):
-    """Stands for an oracle of the demo: brighter is better."""
+    """Stands for one of the demo's oracles: brighter is better."""
 
     def __init__(self, name: str) -> None:
         self.info = OracleInfo(
@@ -64,6 +64,17 @@ class Brightness(Oracle):
 
     def score(self, batch: Sequence[OracleInput]) -> list[Any]:
         return [Scored(sample_id=one.sample.sample_id, reward=float(one.picture.mean()) / 255) for one in batch]
+
+
+class Bright:
+    """Stands for `OraclesInProcess`."""
+
+    def __init__(self) -> None:
+        self.by_name = {name: Brightness(name) for name in ("object_count", "ocr_spelling")}
+
+    @staticmethod
+    def judge(pictures: Sequence[Any], _: Any) -> tuple[list[bool], list[dict[str, Any]]]:
+        return [True] * len(pictures), [{}] * len(pictures)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +93,7 @@ def small_world(family: Sd3Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """One family for all, oracles that look at brightness, one thread."""
     teacher = {key: tensor.clone() for key, tensor in family.teacher.state_dict().items()}
     monkeypatch.setattr(ablation_runs, "load_family", lambda *_, **__: family)
-    names = ("object_count", "ocr_spelling")
-    monkeypatch.setattr(ablation_runs, "oracles", lambda: {name: Brightness(name) for name in names})
-    monkeypatch.setattr(ablation_runs, "judge", lambda: lambda pictures, _: ([True] * len(pictures),) * 2)
+    monkeypatch.setattr(ablation_runs, "oracles", Bright)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -135,6 +144,23 @@ def test_every_arm_trains(name: str, bank: Path) -> None:
         line = read_metrics(run.stage_folder(run.arm.stages[-1]))[-1]
         assert line["free_updates"] == (2 if name == "overlapped" else 0)
         assert line["seconds"]["exposed_wait"] + line["seconds"]["hidden_reward"] >= 0.3
+
+
+def test_an_arm_that_diverges_ends_with_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(ARMS["e9"], 0, tiny(tmp_path))
+    steps = iter([TdmR1.student_step] * 3)
+
+    def student_step(algorithm: TdmR1, batch: TrajectoryBatch) -> dict[str, float]:
+        for step in steps:
+            return step(algorithm, batch)
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(TdmR1, "student_step", student_step)
+    train_stage(run, run.arm.stages[0])
+    assert run.next_stage() is None and len(read_metrics(run.folder / "run")) == 1
+    assert evaluate_run(run, run.options)
+    found = summary([run], run.options)
+    assert found["arms"]["e9"]["diverged"] == [0] and "| 1, diverged |" in markdown(found)
 
 
 def algorithm_of(kind: type[TdmR1], name: str, family: Sd3Family) -> TdmR1:
