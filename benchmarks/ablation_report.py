@@ -1,9 +1,4 @@
-"""What `benchmarks.ablations` says of its runs: a line an arm, a verdict a finding, and the curves.
-
-A finding is seen, or its opposite is, by a rule: on the same held-out prompts and seeds, the 95 % interval of the
-paired difference (mean over training seeds, picture by picture) lies on one side of 0, and every training seed's own
-difference lies on that side. Otherwise it is undecided.
-"""
+"""What `benchmarks.ablations` says of its runs: a line an arm, a verdict a finding, and the curves."""
 
 from __future__ import annotations
 
@@ -12,65 +7,24 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, Final
 
+from benchmarks.ablation_evaluation import common_snapshot, difference, read_evaluation_of, verdict
 from benchmarks.ablation_figure import figure
-from benchmarks.ablation_runs import Options, Run, milestones, read_evaluation_of
+from benchmarks.ablation_runs import Options, Run
 from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, START, Finding
 from trainer.charts import Points
 from trainer.evaluate import Evaluation
-from trainer.paired import Interval, stratified_intervals
 from trainer.report import read_metrics
 
-__all__ = ["common_milestone", "difference", "draw", "markdown", "summary", "verdict"]
+__all__ = ["curve", "draw", "markdown", "summary"]
 
 _BINS: Final = 24
 _AT_TIME, _AT_CALLS = "equal wall time", "equal oracle calls"
 
 
-def common_milestone(runs: Sequence[Run]) -> int | None:
-    """The last snapshot that every form of the surrogate has; None if one was not run, or has none."""
-    forms = [run for run in runs if run.arm.name in FORMS]
-    if {run.arm.name for run in forms} != set(FORMS):
-        return None
-    shared = [
-        at
-        for at in milestones()
-        if all((run.stage_folder(run.arm.stages[-1]) / "snapshots" / f"{at}.safetensors").exists() for run in forms)
-    ]
-    return max(shared, default=None)
-
-
-def difference(higher: Sequence[Evaluation], lower: Sequence[Evaluation]) -> tuple[Interval, list[float]]:
-    """Mean paired difference over training seeds with its interval, and each seed's own.
-
-    Raises: ValueError if they did not draw the same prompts with the same seeds.
-    """
-    asked = [(one.prompt, one.kind, one.seed) for one in higher[0].outcomes]
-    if any([(o.prompt, o.kind, o.seed) for o in one.outcomes] != asked for one in (*higher, *lower)):
-        raise ValueError("arms can only be compared on the same held-out prompts and seeds")
-    by_seed = [
-        [float(a.passed) - float(b.passed) for a, b in zip(one.outcomes, other.outcomes, strict=True)]
-        for one, other in zip(higher, lower, strict=True)
-    ]
-    means = [fmean(values) for values in zip(*by_seed, strict=True)]
-    overall, _ = stratified_intervals(
-        [(kind, prompt, mean) for (prompt, kind, _), mean in zip(asked, means, strict=True)]
-    )
-    return overall, [one.overall - other.overall for one, other in zip(higher, lower, strict=True)]
-
-
-def verdict(finding: Finding, interval: Interval, by_seed: Sequence[float]) -> str:
-    """`seen`, `the opposite is seen`, or `undecided`; for one without a direction, which arm is higher."""
-    higher = interval.low > 0 and all(value > 0 for value in by_seed)
-    lower = interval.high < 0 and all(value < 0 for value in by_seed)
-    if finding.directed:
-        return "seen" if higher else "the opposite is seen" if lower else "undecided"
-    return f"{finding.higher} is higher" if higher else f"{finding.lower} is higher" if lower else "undecided"
-
-
 def summary(runs: Sequence[Run], options: Options) -> dict[str, Any]:
     """Everything that is known so far, as plain JSON."""
     start = read_evaluation_of(options.folder / START)
-    at = common_milestone(runs)
+    at = common_snapshot(runs)
     arms = {name: line for name in _names(runs) if (line := _arm_line(_of(runs, name), start))}
     found = [line for one in FINDINGS if (line := _finding_line(one, runs, start))]
     if at is not None:

@@ -1,9 +1,8 @@
-"""The runs of `benchmarks.ablations`: the bank that arms start from, each arm's training, and what is judged of it.
+"""The runs of `benchmarks.ablations`: the bank that arms start from, and each arm's training.
 
-    FOLDER/start/                    the bank: rollouts of the shipped student, scored; its own evaluation.json
+    FOLDER/start/                    the bank: rollouts of the shipped student, scored
     FOLDER/ARM/seed-N/STAGE/         a run folder; when done: network.safetensors, trained.json, no checkpoint or store
-    FOLDER/ARM/seed-N/STAGE/snapshots/ITERATION.safetensors      the averaged student on the way
-    FOLDER/ARM/seed-N/evaluation.json, evaluation-ITERATION.json
+    FOLDER/ARM/seed-N/STAGE/snapshots/ITERATION.safetensors      of forms: the averaged student on the way
 
 Nothing is done twice: a run goes on from its checkpoint, and what is done is passed over.
 """
@@ -21,37 +20,37 @@ from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.arms.catalogue import ARMS, BASE, PAPER, START, Arm, Stage
+from benchmarks.arms.catalogue import ARMS, BASE, FORMS, PAPER, START, Arm, Stage
 from benchmarks.raters import replace_json
 from deploy.oracles_in_process import OraclesInProcess
 from rewardmesh.wire.strict_json import load_json
-from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.checkpoint import Checkpoint, CheckpointFolder
-from trainer.evaluate import Evaluation, evaluate, plan_heldout
-from trainer.evaluation_files import evaluation_json, read_evaluation
 from trainer.loop import Loop, RunOutcome
 from trainer.models.sd3 import Sd3Family
 from trainer.recipe import Recipe, dump_recipe, load_recipe
 from trainer.rollouts import seed_for
 from trainer.run_folder import RunFolder
-from trainer.training_process import build_roles, initial_student, load_family, model_folder, training_prompts
-from trainer.worlds.shapes.prompts import heldout_prompts
+from trainer.training_process import build_roles, load_family, model_folder, training_prompts
 
 __all__ = [
+    "CPU",
+    "SNAPSHOT_EVERY",
     "Options",
     "Run",
     "collect_bank",
-    "evaluate_run",
-    "milestones",
-    "read_evaluation_of",
+    "oracles",
+    "read_network",
     "runs_of",
+    "start_recipe",
     "train_stage",
 ]
 
-_CPU: Final = torch.device("cpu")
+CPU: Final = torch.device("cpu")
+SNAPSHOT_EVERY: Final = 20
+"""Iterations from one kept student of a form of the surrogate to the next; a multiple of the recipe's checkpoints."""
 _ENDLESS: Final = 1_000_000
 _STANDING_STILL: Final = tuple(
     f"algorithm.{name}.updates_per_iteration=0" for name in ("surrogate", "fake_score", "student")
@@ -95,6 +94,15 @@ class Run:
         file = self.stage_folder(stage) / "trained.json"
         return dict(load_json(file.read_bytes())) if file.exists() else None
 
+    def snapshots(self) -> set[int]:
+        """Iterations whose averaged student was kept."""
+        return {int(file.stem) for file in self.stage_folder(self.arm.stages[-1]).glob("snapshots/*.safetensors")}
+
+    def kept(self, at: int | None = None) -> Path:
+        """Where the averaged student lies; `at`: that of an iteration."""
+        last = self.stage_folder(self.arm.stages[-1])
+        return last / "network.safetensors" if at is None else last / "snapshots" / f"{at}.safetensors"
+
     def next_stage(self) -> Stage | None:
         """The first that is not done."""
         return next((stage for stage in self.arm.stages if self.trained(stage) is None), None)
@@ -121,7 +129,7 @@ def collect_bank(options: Options) -> bool:
     done = folder.path / "trained.json"
     if done.exists():
         return False
-    family = load_family(recipe, device=_CPU)
+    family = load_family(recipe, device=CPU)
     outcome = _drive(_algorithm(TdmR1, recipe, family), recipe, folder, Stage(), options)
     if outcome.reason != "stopped":
         replace_json(done, {"iterations": outcome.iterations})
@@ -132,16 +140,17 @@ def train_stage(run: Run, stage: Stage) -> None:
     """Trains a stage to the end of its time, or for a piece. One whose loss is not finite any more ends there."""
     recipe, folder = run.recipe(stage), RunFolder(run.stage_folder(stage))
     print(f"training {run.arm.name}, seed {run.seed}, {stage.name}", file=sys.stderr, flush=True)
-    family = load_family(recipe, device=_CPU)
+    family = load_family(recipe, device=CPU)
     teaching = next((one for one in run.arm.stages if one.teaches_next), None)
     if teaching is not None and teaching is not stage:
-        family.teacher.load_state_dict(_read_network(run.stage_folder(teaching) / "network.safetensors"))
+        family.teacher.load_state_dict(read_network(run.stage_folder(teaching) / "network.safetensors"))
     algorithm = _algorithm(stage.algorithm, recipe, family)
     if recipe.algorithm.surrogate.fresh_share < 1:
         _start_from_bank(algorithm, recipe, folder, run.options)
     ended: dict[str, Any] = {"minutes": run.options.minutes}
     try:
-        outcome = _drive(algorithm, recipe, folder, stage, run.options)
+        compared = run.arm.name in FORMS
+        outcome = _drive(algorithm, recipe, folder, stage, run.options, with_snapshots=compared)
     except FloatingPointError as error:
         ended |= {"diverged": str(error)}
     else:
@@ -197,7 +206,9 @@ def oracles() -> OraclesInProcess:
     return OraclesInProcess()
 
 
-def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, options: Options) -> RunOutcome:
+def _drive(
+    algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, options: Options, *, with_snapshots: bool = False
+) -> RunOutcome:
     folder.adopt(recipe)
     began = time.monotonic()
 
@@ -206,7 +217,7 @@ def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, op
             loop.request_stop()
 
     def snapshot(_checkpoint: Path | None, line: Mapping[str, Any]) -> None:
-        if line.get("iteration") in milestones():
+        if with_snapshots and line.get("iteration", 1) % SNAPSHOT_EVERY == 0:
             file = folder.path / "snapshots" / f"{line['iteration']}.safetensors"
             _save_network(file, algorithm.ema_student.state_dict())
 
@@ -223,59 +234,6 @@ def _drive(algorithm: TdmR1, recipe: Recipe, folder: RunFolder, stage: Stage, op
     return loop.run()
 
 
-def milestones() -> tuple[int, ...]:
-    """Iterations after which the averaged student is kept, so that arms can be compared at equal oracle calls."""
-    return tuple(10 * 2**power for power in range(10))
-
-
-def evaluation_file(folder: Path, at: int | None = None) -> Path:
-    """Where an evaluation lies; `at`: that of a snapshot."""
-    return folder / ("evaluation.json" if at is None else f"evaluation-{at}.json")
-
-
-def evaluate_run(run: Run | None, options: Options, *, at: int | None = None) -> bool:
-    """Judges an arm's averaged student on held-out prompts (None: the shipped one); True if that was to be done."""
-    folder = options.folder / START if run is None else run.folder
-    file = evaluation_file(folder, at)
-    if file.exists():
-        return False
-    recipe = start_recipe(options) if run is None else run.recipe(run.arm.stages[-1])
-    family = load_family(recipe, device=_CPU)
-    roles = build_roles(recipe.model, family)
-    if run is None:
-        network = initial_student(recipe, roles)
-    else:
-        network = roles.new()
-        last = run.stage_folder(run.arm.stages[-1])
-        kept = last / "network.safetensors" if at is None else last / "snapshots" / f"{at}.safetensors"
-        network.load_state_dict(_read_network(kept))
-    replace_json(file, evaluation_json(_evaluate(run, recipe, family, network)))
-    return True
-
-
-def _evaluate(run: Run | None, recipe: Recipe, family: Sd3Family, network: nn.Module) -> Evaluation:
-    settings, arm = recipe.evaluation, ARMS["tdm_r1"] if run is None else run.arm
-    name = START if run is None else arm.name
-    print(f"evaluating {name}", file=sys.stderr, flush=True)
-    plan = plan_heldout(
-        heldout_prompts(),
-        prompts_per_kind=settings.prompts_per_kind,
-        pictures_per_kind=settings.pictures_per_kind,
-        seed=settings.seed,
-    )
-    sampler, nfe = arm.sample_with(family, network.eval().requires_grad_(False), num_steps=NUM_STUDENT_STEPS)
-    with torch.inference_mode():
-        return evaluate(
-            plan, sampler=sampler, judge=oracles().judge, name=name, nfe=nfe, batch_size=settings.batch_size
-        )
-
-
-def read_evaluation_of(folder: Path, at: int | None = None) -> Evaluation | None:
-    """What `evaluate_run` wrote; None if it has not."""
-    file = evaluation_file(folder, at)
-    return read_evaluation(load_json(file.read_bytes())) if file.exists() else None
-
-
 def _save_network(file: Path, network: Mapping[str, Tensor]) -> None:
     """In half precision, and whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -284,5 +242,6 @@ def _save_network(file: Path, network: Mapping[str, Tensor]) -> None:
     partial_file.replace(file)
 
 
-def _read_network(file: Path) -> dict[str, Tensor]:
+def read_network(file: Path) -> dict[str, Tensor]:
+    """What `_save_network` wrote, in float32."""
     return {name: tensor.float() for name, tensor in load_file(file).items()}

@@ -7,7 +7,7 @@ Oracles are called in this process; two cores are meant. Everything lies in --fo
 command, called again, continues, and what is done is not done again. With --piece-s one piece of work is done and the
 exit status is 75 while there is more to do. Tables and figure are written to --folder (ablations.md, ablations.svg);
 --only-report writes them of what there is. Which arm is what: `benchmarks/arms/catalogue.py`; when a finding counts as
-seen: `benchmarks/ablation_report.py`.
+seen: `benchmarks/ablation_evaluation.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.ablation_report import common_milestone, draw, markdown, summary
-from benchmarks.ablation_runs import Options, Run, collect_bank, evaluate_run, runs_of, train_stage
+from benchmarks.ablation_evaluation import common_snapshot, evaluate_run
+from benchmarks.ablation_report import draw, markdown, summary
+from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
 from benchmarks.arms.catalogue import ARMS, FORMS
 from benchmarks.record import commit, machine, parser, write
 from rewardmesh.wire.telemetry import configure_logging
@@ -36,7 +37,7 @@ def next_piece(runs: Sequence[Run], options: Options) -> bool:
             return True
         if evaluate_run(run, options):
             return True
-    at = common_milestone(runs)
+    at = common_snapshot(runs)
     forms = [run for run in runs if run.arm.name in FORMS]
     return at is not None and any(evaluate_run(run, options, at=at) for run in forms)
 
@@ -75,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         piece_s=given.piece_s,
     )
     runs = list(runs_of(given.arms, options))
+    lasted = {done["minutes"] for run in runs for stage in run.arm.stages if (done := run.trained(stage))}
+    if lasted - {options.minutes}:
+        made.error(
+            f"{options.folder} holds arms of {', '.join(map(str, lasted))} minutes: use them, or another --folder"
+        )
     while not given.only_report and next_piece(runs, options):
         if options.piece_s is not None:
             return MORE_TO_DO

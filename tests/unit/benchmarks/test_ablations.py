@@ -17,9 +17,10 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
-from benchmarks import ablation_runs, ablations
-from benchmarks.ablation_report import common_milestone, curve, difference, draw, markdown, summary, verdict
-from benchmarks.ablation_runs import Options, Run, collect_bank, evaluate_run, runs_of, train_stage
+from benchmarks import ablation_evaluation, ablation_runs, ablations
+from benchmarks.ablation_evaluation import common_snapshot, difference, evaluate_run, verdict
+from benchmarks.ablation_report import curve, draw, markdown, summary
+from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
 from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, PAPER, START, Finding
 from benchmarks.arms.elsewhere import Elsewhere
 from benchmarks.arms.reward_on_student import MatchingAlone, RewardOnStudent
@@ -92,8 +93,9 @@ def family() -> Sd3Family:
 def small_world(family: Sd3Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One family for all, oracles that look at brightness, one thread."""
     teacher = {key: tensor.clone() for key, tensor in family.teacher.state_dict().items()}
-    monkeypatch.setattr(ablation_runs, "load_family", lambda *_, **__: family)
-    monkeypatch.setattr(ablation_runs, "oracles", Bright)
+    for module in (ablation_runs, ablation_evaluation):
+        monkeypatch.setattr(module, "load_family", lambda *_, **__: family)
+        monkeypatch.setattr(module, "oracles", Bright)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -264,7 +266,7 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
         arms = ["--arms", "tdm_r1", "e11"]
         return ablations.main(["--folder", str(tmp_path / folder), *arms, *size, *settings, *more])
 
-    monkeypatch.setattr(ablation_runs, "milestones", lambda: (2,))
+    monkeypatch.setattr(ablation_runs, "SNAPSHOT_EVERY", 2)
     assert command("whole", "--json", str(tmp_path / "whole.json")) == 0
     pieces = 1
     while command("cut", "--piece-s", "0") == ablations.MORE_TO_DO:
@@ -277,18 +279,21 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
         assert [line["iteration"] for line in read_metrics(cut)] == [1, 2]
         one, other = (load_file(folder / "network.safetensors") for folder in (whole, cut))
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
-        assert load_file(cut / "snapshots" / "2.safetensors")
+        assert (cut / "snapshots" / "2.safetensors").exists() == (arm in FORMS)
     assert not (tmp_path / "whole" / "e11" / "seed-1").exists()  # one seed: no arm of the publication's
 
     def again(*_: Any) -> None:
         raise AssertionError("done twice")
 
     monkeypatch.setattr(ablations, "train_stage", again)
-    monkeypatch.setattr(ablation_runs, "_evaluate", again)
+    monkeypatch.setattr(ablation_evaluation, "_evaluate", again)
     capsys.readouterr()
     assert command("cut") == 0
     assert "| `e11` | tilt (E11), cold | 1 | 1.000 |" in capsys.readouterr().out
     assert command("nothing", "--only-report") == 0
+    with pytest.raises(SystemExit):
+        command("cut", "--minutes", "2")
+    assert "holds arms of 1.0 minutes" in capsys.readouterr().err
     found = json.loads((tmp_path / "whole.json").read_text())
     assert found["benchmark"] == "ablations" and found["arms"]["tdm_r1"]["seeds"] == [0, 1]
     assert found["arms"]["tdm_r1"]["pictures_scored"] == 8
@@ -330,8 +335,8 @@ def test_forms_are_compared_at_the_last_snapshot_that_all_of_them_have(tmp_path:
         for name, passes in (("evaluation", 8), ("evaluation-20", 4 if run.arm.name == "e12a" else 0)):
             content = evaluation_json(evaluation([i < passes for i in range(8)]))
             (run.folder / f"{name}.json").write_text(json.dumps(content))
-    assert common_milestone(runs) == 20
-    assert common_milestone([run for run in runs if run.arm.name != "e9"]) is None
+    assert common_snapshot(runs) == 20
+    assert common_snapshot([run for run in runs if run.arm.name != "e9"]) is None
     found = summary(runs, options)
     of_pair = {one["at"]: one for one in found["findings"] if (one["higher"], one["lower"]) == ("e12a", "e9")}
     assert of_pair["equal wall time"]["difference"]["value"] == 0.0
