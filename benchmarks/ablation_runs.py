@@ -9,6 +9,7 @@ Nothing is done twice: a run goes on from its checkpoint, and what is done is pa
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import time
@@ -124,16 +125,26 @@ def start_recipe(options: Options) -> Recipe:
 
 
 def collect_bank(options: Options) -> bool:
-    """Makes the bank that arms start from, or goes on; True if there was something to do."""
+    """Makes the bank that arms start from, or goes on; True if there was something to do.
+
+    Raises: SystemExit if it is of another student than the one that ships now.
+    """
     recipe, folder = start_recipe(options), RunFolder(options.folder / START)
-    done = folder.path / "trained.json"
+    done, shipped = folder.path / "trained.json", _checksums(recipe)
     if done.exists():
+        if load_json(done.read_bytes())["weights"] != shipped:
+            raise SystemExit(f"{options.folder} was begun with other weights than ship now: use another --folder")
         return False
     family = load_family(recipe, device=CPU)
     outcome = _drive(_algorithm(TdmR1, recipe, family), recipe, folder, Stage(), options)
     if outcome.reason != "stopped":
-        replace_json(done, {"iterations": outcome.iterations})
+        replace_json(done, {"iterations": outcome.iterations, "weights": shipped})
     return True
+
+
+def _checksums(recipe: Recipe) -> str:
+    """Of the weights that arms start from."""
+    return hashlib.sha256((model_folder(recipe) / "SHA256SUMS").read_bytes()).hexdigest()
 
 
 def train_stage(run: Run, stage: Stage) -> None:

@@ -294,6 +294,9 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
     with pytest.raises(SystemExit):
         command("cut", "--minutes", "2")
     assert "holds arms of 1.0 minutes" in capsys.readouterr().err
+    monkeypatch.setattr(ablation_runs, "_checksums", lambda _: "others")
+    with pytest.raises(SystemExit, match="other weights"):
+        command("cut")
     found = json.loads((tmp_path / "whole.json").read_text())
     assert found["benchmark"] == "ablations" and found["arms"]["tdm_r1"]["seeds"] == [0, 1]
     assert found["arms"]["tdm_r1"]["pictures_scored"] == 8
