@@ -1,6 +1,7 @@
 # make demo     set everything up, then train the shipped student (about ten minutes on two cores)
 # make test     set everything up, then run the tests
 # make check    what CI runs: linters, types, import rules, then `make test`
+# make ablations  TDM-R1 taken apart: some nine hours on two cores; ended and called again, it goes on
 # make install  only set up;  make lock: resolve requirements.lock anew;  make clean: remove what was made here
 #
 # Needs Python 3.11 or newer and nothing else. ARGS are handed on: make demo ARGS="--help", make test ARGS="-k codec".
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := install
-.PHONY: browser check clean demo format install lint lock test types
+.PHONY: ablations browser check clean demo format install lint lock test types
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +45,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(VENV)/.uv
 
 demo: install
 	@$(BIN)/rewardmesh demo $(ARGS)
+
+ablations: install
+	@$(BIN)/python -m benchmarks.ablations $(ARGS)
 
 test: install browser
 	@$(BIN)/python -m pytest $(ARGS)

@@ -23,9 +23,11 @@ __all__ = [
 ]
 
 _PREFERENCE_STALENESS: Final = 4
-"""Policy versions: what (E9) may lie behind where the recipe names no bound."""
+"""Policy versions: what (E9) and (E11) may lie behind where the recipe names no bound."""
 
-SurrogateForm = Literal["group_bradley_terry", "value_contrast", "value_regression"]
+SurrogateForm = Literal["group_bradley_terry", "tilt", "value_contrast", "value_regression"]
+_PRESENT_GROUPS: Final = ("group_bradley_terry", "tilt")
+"""Forms that learn from present groups alone: (E9) contrasts them, (E11) measures them against the fake score."""
 Beta = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 
 
@@ -97,16 +99,19 @@ class SurrogateSettings(RecipeSection):
     """The surrogate: a differentiable stand-in for the oracles."""
 
     form: SurrogateForm = "value_contrast"
-    """(E9) on the velocity, (E12a) contrast on a scalar value, or (E12b) regression of one."""
+    """(E9) or (E11, `tilt`) on the velocity, (E12a) contrast on a scalar value, or (E12b) regression of one."""
     optimizer: AdamSettings = AdamSettings(learning_rate=2e-4, betas=(0.9, 0.999))
     """Its optimiser."""
     updates_per_iteration: int = Field(default=2, ge=0, le=1000)
     """Updates in each iteration."""
     fresh_share: FiniteFloat = Field(default=0.5, gt=0, le=1)
-    """Share of a batch that comes from the current rollout; the rest comes from the replay bank. 1 for (E9)."""
+    """Share of a batch that comes from the current rollout; the rest comes from the replay bank. 1 for (E9, E11)."""
     max_staleness: int | None = Field(default=None, ge=0)
     """Oldest trajectories it may learn from, in policy versions; null means the form's own: any for a value, whose
-    reward stays true of an old picture, and 4 for (E9), which contrasts present ones."""
+    reward stays true of an old picture, and 4 for (E9) and (E11), which learn from present ones."""
+    min_spread: FiniteFloat = Field(default=0.0, ge=0)
+    """Groups are left out whose highest and lowest combined reward are not so far apart; those of a value that
+    contrasts or a velocity are left out in any case where all are equal."""
     max_late_staleness: int | None = Field(default=None, ge=0)
     """Oldest ones it may learn from by an answer that came late, in policy versions; null means as old as any."""
     late_updates_per_iteration: int = Field(default=2, ge=1, le=1000)
@@ -118,9 +123,9 @@ class SurrogateSettings(RecipeSection):
     beta: FiniteFloat = Field(default=1.0, gt=0)
     """(E9) sharpness of the preference; far larger (2000 to 5000) with a dynamic reference."""
     reference: Literal["teacher", "surrogate_ema"] = "teacher"
-    """(E9) what the surrogate is measured against: the frozen teacher, or an EMA of itself (dynamic)."""
+    """(E9, E11) what the surrogate is measured against: the frozen teacher, or an EMA of itself (dynamic)."""
     reference_decay: FiniteFloat = Field(default=0.99, ge=0, lt=1)
-    """(E9) decay of the dynamic reference."""
+    """(E9, E11) decay of the dynamic reference."""
     trust_region_c: FiniteFloat = Field(default=1e-3, gt=0, lt=1)
     """(E9) half width of the trust region around the lagged surrogate."""
     lagged_decay_step: FiniteFloat = Field(default=1e-3, gt=0, le=1)
@@ -143,7 +148,7 @@ class SurrogateSettings(RecipeSection):
     @property
     def staleness_bound(self) -> int | None:
         """`max_staleness`, or the form's own; None is no bound."""
-        if self.max_staleness is None and self.form == "group_bradley_terry":
+        if self.max_staleness is None and self.form in _PRESENT_GROUPS:
             return _PREFERENCE_STALENESS
         return self.max_staleness
 
@@ -174,7 +179,7 @@ class StudentSettings(RecipeSection):
     guidance_weight: FiniteFloat = Field(default=0.7, ge=0, le=1)
     """m: weight of the guidance term; the learned reward weighs 1 - m."""
     rl_cfg: FiniteFloat = Field(default=2.5, ge=1, le=100)
-    """(E9) guidance scale of the surrogate in the learned reward's direction."""
+    """(E9, E11) guidance scale of the surrogate in the learned reward's direction."""
     reward_scale: FiniteFloat = Field(default=0.33, ge=0, le=10)
     """Root mean square of the value form's direction, in units of the latents' standard deviation."""
     reward_clip: FiniteFloat = Field(default=2.0, gt=0)
@@ -210,9 +215,13 @@ class AlgorithmRecipe(RecipeSection):
     auto: bfloat16 where the device multiplies in it by itself, float32 elsewhere."""
 
     @model_validator(mode="after")
-    def _preference_has_no_bank(self) -> Self:
-        if self.surrogate.form == "group_bradley_terry" and self.surrogate.fresh_share != 1:
+    def _form_has_what_it_needs(self) -> Self:
+        form = self.surrogate.form
+        if form in _PRESENT_GROUPS and self.surrogate.fresh_share != 1:
+            raise ValueError(f"surrogate.form {form} learns from present groups only: set surrogate.fresh_share to 1")
+        if form == "tilt" and self.fake_score.target != "boundary_score":
             raise ValueError(
-                "surrogate.form group_bradley_terry contrasts present groups only: set surrogate.fresh_share to 1"
+                "surrogate.form tilt needs a fake score that is the mean of (E8): set fake_score.target to "
+                "boundary_score"
             )
         return self

@@ -15,6 +15,7 @@ __all__ = [
     "Chart",
     "Points",
     "Series",
+    "chart_svg",
     "format_number",
     "line_chart",
     "nice_ticks",
@@ -49,6 +50,8 @@ class Chart:
     note: str = ""
     from_zero: bool = False
     """Whether the axis must hold 0: for amounts, not for scores that move in a narrow band."""
+    across: str = "iteration"
+    """What the horizontal axis counts, for whoever points at a line."""
 
 
 def nice_ticks(low: float, high: float, *, count: int = 4) -> list[float]:
@@ -77,23 +80,31 @@ def smoothed(points: Points) -> list[tuple[float, float]]:
 
 def line_chart(chart: Chart) -> str:
     """The chart as a `<figure>`: title, legend, SVG, note. Points that are not finite are left out."""
-    series = [_finite(one) for one in chart.series]
-    series = [one for one in series if one.points]
+    series = _drawable(chart)
+    if not series:
+        return ""
+    legend = "".join(f'<li class="s{one.colour}">{escape(one.name)}</li>' for one in series)
+    note = f"<p>{escape(chart.note)}</p>" if chart.note else ""
+    return (
+        f'<figure class="chart"><figcaption>{escape(chart.title)}</figcaption><ul class="legend">{legend}</ul>'
+        f"{chart_svg(chart)}{note}</figure>"
+    )
+
+
+def chart_svg(chart: Chart, attributes: str = "") -> str:
+    """Its lines and axes alone, as an `<svg>` with these attributes more; nothing if there is no line."""
+    series = _drawable(chart)
     if not series:
         return ""
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points] + ([0.0] if chart.from_zero else [])
     ticks = nice_ticks(min(ys), max(ys))
     scale = _Scale((min(xs), max(xs)), (ticks[0], ticks[-1]))
-    parts = [*_grid(scale, ticks), *(_line(one, scale) for one in series)]
-    legend = "".join(f'<li class="s{one.colour}">{escape(one.name)}</li>' for one in series)
+    parts = [*_grid(scale, ticks), *(_line(one, scale, chart.across) for one in series)]
     last = ", ".join(f"{one.name} {format_number(one.points[-1][1])}" for one in series)
     label = escape(f"{chart.title}; last values: {last}", quote=True)
-    note = f"<p>{escape(chart.note)}</p>" if chart.note else ""
-    return (
-        f'<figure class="chart"><figcaption>{escape(chart.title)}</figcaption><ul class="legend">{legend}</ul>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>{note}</figure>'
-    )
+    box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}"'
+    return f"<svg {box}{attributes and ' '}{attributes}>{''.join(parts)}</svg>"
 
 
 def format_number(value: float) -> str:
@@ -123,6 +134,10 @@ class _Scale:
         return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
 
+def _drawable(chart: Chart) -> list[Series]:
+    return [one for one in map(_finite, chart.series) if one.points]
+
+
 def _finite(series: Series) -> Series:
     points = [(x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y)]
     return Series(series.name, points, series.colour)
@@ -141,11 +156,11 @@ def _grid(scale: _Scale, ticks: Sequence[float]) -> list[str]:
     return parts
 
 
-def _line(series: Series, scale: _Scale) -> str:
+def _line(series: Series, scale: _Scale, across: str) -> str:
     path = _path(series.points, scale)
     dots = "".join(
         f'<circle class="s{series.colour}" cx="{scale.x(x):.1f}" cy="{scale.y(y):.1f}" r="5">'
-        f"<title>{escape(series.name)}, iteration {format_number(x)}: {format_number(y)}</title></circle>"
+        f"<title>{escape(series.name)}, {escape(across)} {format_number(x)}: {format_number(y)}</title></circle>"
         for x, y in series.points
     )
     if len(series.points) == 1:

@@ -77,11 +77,16 @@ class Learner:
         return self._rule.combine(self._store.header(group_id), answers)
 
     def informative(self, group_ids: Sequence[str]) -> list[str]:
-        """Groups that the surrogate can learn from: a contrast needs two rewards that differ, a regression does not."""
-        found = []
+        """Groups that the surrogate can learn from: a contrast needs two rewards that differ, a regression does not.
+
+        Those whose rewards lie closer together than the recipe's `min_spread` are left out by all.
+        """
+        settings, found = self._recipe.surrogate, []
         for group_id in group_ids:
             combined = self.combined(group_id)
-            if combined is not None and (self._recipe.surrogate.form == "value_regression" or not combined.tied):
+            if combined is None or combined.spread < settings.min_spread:
+                continue
+            if settings.form == "value_regression" or not combined.tied:
                 found.append(group_id)
         return found
 

@@ -84,8 +84,9 @@ class FeedbackSettings(RecipeSection):
     join: Literal["sum", "gdpo"] = "sum"
     """How a sample's rewards become one: (E13) each on the scale of its `normalisation`, or (E14) GDPO, each normalised
     within its group whatever its `normalisation`, and their sum over the batch."""
-    pictures: Literal["endpoint", "every_boundary"] = "endpoint"
-    """What is scored: the finished picture, credited to every boundary; or each boundary's clean prediction too."""
+    pictures: Literal["endpoint", "every_boundary", "both"] = "endpoint"
+    """What is scored: the finished picture, credited to every boundary; or each boundary's clean prediction too, which
+    is credited to it alone; or both, a boundary being credited with the mean of the two."""
     max_inflight: int = Field(default=2, ge=1, le=64)
     """Rollouts that may be out for scoring at once; 1 is strictly synchronous."""
     max_staleness: int = Field(default=4, ge=0, le=10_000)

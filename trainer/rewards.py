@@ -42,16 +42,21 @@ class CombinedRewards:
     @property
     def tied(self) -> bool:
         """All equal, at every boundary: no order to learn."""
+        return self.spread == 0
+
+    @property
+    def spread(self) -> float:
+        """From the lowest to the highest, at the boundary where they are farthest apart."""
         table = self.rewards[:, None] if self.boundary_rewards is None else self.boundary_rewards
-        return bool(np.all(table == table[:1]))
+        return float(np.ptp(table, axis=0).max())
 
 
 def scored_boundaries(pictures: str, num_steps: int) -> tuple[int, ...]:
     """Boundaries whose pictures are sent, K (the finished picture) last.
 
-    `every_boundary` sends the clean prediction at 1 .. K-2 beside the finished picture. Not at K-1: the last step ends
-    at sigma 0, so the clean prediction there *is* the finished picture, and its reward is credited. Nor at 0, which is
-    noise that no update learns from.
+    `every_boundary` and `both` send the clean prediction at 1 .. K-2 beside the finished picture. Not at K-1: the last
+    step ends at sigma 0, so the clean prediction there *is* the finished picture, and its reward is credited. Nor at 0,
+    which is noise that no update learns from.
     """
     if pictures == "endpoint":
         return (num_steps,)
@@ -137,6 +142,8 @@ class RewardRule:
             scaled = normalise(rewards, given, how=how, bounds=(use.reward_min, use.reward_max))
             terms.append((use.weight, *scaled))
         by_boundary = join(terms).astype(np.float32)
+        if self._feedback.pictures == "both":
+            by_boundary = np.float32(0.5) * (by_boundary + by_boundary[:, -1:])
         if self._permute_seed is not None:
             rng = np.random.default_rng([self._permute_seed, zlib.crc32(header.group_id.encode())])
             by_boundary = by_boundary[rng.permutation(len(kept))]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from trainer.diffusion.schedule import step_sigmas
-from trainer.diffusion.trajectory import sample_guided, sample_trajectory
+from trainer.diffusion.trajectory import sample_guided, sample_stochastic, sample_trajectory
 
 
 def gaussian_velocity(mean: float, std: float):
@@ -51,6 +51,34 @@ def test_many_steps_sample_a_gaussian() -> None:
     latents = sample_trajectory(gaussian_velocity(0.8, 0.3), noise, step_sigmas(100, shift=3.0)).latents
     assert float(latents.mean()) == pytest.approx(0.8, abs=0.01)
     assert float(latents.std()) == pytest.approx(0.3, rel=0.05)  # 100 Euler steps fall 4 % short
+
+
+def test_a_stochastic_step_noises_the_clean_prediction_anew() -> None:
+    rng = torch.Generator().manual_seed(0)
+    noise, fresh = torch.randn(2, 1, 2, 2, generator=rng), torch.randn(2, 4, 1, 2, 2, generator=rng)
+    x0 = torch.full_like(noise, 0.3)
+    sigmas = step_sigmas(4, shift=3.0)
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return (x - x0) / sigma.reshape(-1, 1, 1, 1)  # predicts x0 from anywhere
+
+    trajectory = sample_stochastic(velocity, noise, sigmas, fresh=fresh)
+    assert torch.equal(trajectory.boundaries[:, 0], noise)
+    for k, sigma in enumerate(sigmas[1:].tolist()):
+        expected = (1 - sigma) * x0 + sigma * fresh[:, k]
+        torch.testing.assert_close(trajectory.boundaries[:, k + 1], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(trajectory.latents, x0, atol=1e-6, rtol=0)
+
+
+def test_many_stochastic_steps_sample_a_gaussian() -> None:
+    rng = torch.Generator().manual_seed(0)
+    noise, fresh = torch.randn(20000, 1, 1, 1, generator=rng), torch.randn(20000, 4, 1, 1, 1, generator=rng)
+    sharp = sample_stochastic(gaussian_velocity(0.8, 0.0), noise, step_sigmas(4, shift=3.0), fresh=fresh).latents
+    torch.testing.assert_close(sharp, torch.full_like(sharp, 0.8), atol=1e-5, rtol=0)
+    wide = sample_stochastic(gaussian_velocity(0.8, 0.3), noise, step_sigmas(4, shift=3.0), fresh=fresh)
+    assert float(wide.latents.mean()) == pytest.approx(0.8, abs=0.01)
+    first = wide.boundaries[:, 0].flatten()
+    assert abs(float(torch.corrcoef(torch.stack([first, wide.latents.flatten()]))[0, 1])) < 0.1  # its start says little
 
 
 def test_guidance_of_one_is_the_conditional_model_and_costs_two_forwards() -> None:

@@ -1,8 +1,8 @@
 """The surrogate reward behind one interface: what an update is, and which way it sends the student.
 
-Two families: ``velocity_surrogate`` is the publication's, group Bradley-Terry on a velocity (E9); ``value_surrogate``
-is a scalar value, learnt by contrast in a group (E12a) or by regression (E12b). ``surrogate_forms`` makes what a recipe
-names.
+Two families: a velocity (``velocity_form``), learnt by group Bradley-Terry as published (E9, ``velocity_surrogate``)
+or by regression of a tilt (E11, ``tilt_surrogate``); and a scalar value (``value_surrogate``), learnt by contrast in a
+group (E12a) or by regression (E12b). ``surrogate_forms`` makes what a recipe names.
 
 Axis legend: B samples, M prompts held against each, C/H/W latent.
 """

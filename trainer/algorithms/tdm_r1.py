@@ -20,7 +20,7 @@ from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.networks import rms
 from trainer.algorithms.student_steps import Pull, StudentStep
 from trainer.algorithms.surrogate_forms import build_surrogate
-from trainer.algorithms.surrogates import Asked, Renoised, ranking
+from trainer.algorithms.surrogates import Asked, Renoised, Surrogate, ranking
 from trainer.algorithms.tdm import Tdm
 from trainer.coordination import Workers
 from trainer.diffusion.flow import draw_noise, renoise_boundary
@@ -47,8 +47,19 @@ class TdmR1(Tdm):
     ):
         super().__init__(recipe, family, roles=roles, weights=weights, seed=seed, workers=workers)
         with seeded(seed, 1):
-            self.surrogate = build_surrogate(recipe, family, roles=self.roles, weights=weights, workers=self.workers)
+            self.surrogate = self._new_surrogate(weights)
         self._optimizers["surrogate"] = self.surrogate.optimizer
+
+    def _new_surrogate(self, weights: Path | None) -> Surrogate:
+        """What the recipe names."""
+        return build_surrogate(
+            self.recipe,
+            self.family,
+            roles=self.roles,
+            weights=weights,
+            workers=self.workers,
+            fake_score=self.fake_score,
+        )
 
     def surrogate_step(self, batch: TrajectoryBatch) -> dict[str, float]:
         """One update of the surrogate, at a boundary and a level drawn for each group."""

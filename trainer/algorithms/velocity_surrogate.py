@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,30 +10,32 @@ from torch import Tensor, nn
 
 from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.micro_batches import micro_batches
-from trainer.algorithms.networks import adam, descend, follow, mean_of
-from trainer.algorithms.surrogates import Asked, Renoised, ranking
+from trainer.algorithms.networks import descend, follow, mean_of
+from trainer.algorithms.surrogates import Renoised, ranking
+from trainer.algorithms.velocity_form import VelocityForm
 from trainer.coordination import Workers
-from trainer.diffusion.flow import boundary_velocity_target, clean_prediction, guided_velocity
-from trainer.losses.denoising import denoising_error
+from trainer.diffusion.flow import boundary_velocity_target
 from trainer.losses.group_bradley_terry import GroupBradleyTerry, group_bradley_terry_loss
-from trainer.losses.student import velocity_reward_direction
 from trainer.models.roles import Roles
-from trainer.models.sd3 import Conditioning, Sd3Family
+from trainer.models.sd3 import Sd3Family
 
 __all__ = ["VelocitySurrogate"]
 
 
-class VelocitySurrogate:
-    """A velocity whose denoising error, against a reference's, is the implicit reward (E9)."""
+class VelocitySurrogate(VelocityForm):
+    """A velocity that denoises a group's better samples better, and its worse ones worse (E9)."""
 
-    def __init__(self, recipe: AlgorithmRecipe, family: Sd3Family, *, roles: Roles, workers: Workers):
-        self._settings, self._student, self._family = recipe.surrogate, recipe.student, family
-        self._workers, self._at_most = workers, recipe.micro_batch_size
-        self.network = roles.new()
+    def __init__(
+        self,
+        recipe: AlgorithmRecipe,
+        family: Sd3Family,
+        *,
+        roles: Roles,
+        workers: Workers,
+        network: nn.Module | None = None,
+    ):
+        super().__init__(recipe, family, roles=roles, workers=workers, network=network)
         self.lagged = roles.follower(self.network)
-        dynamic = self._settings.reference == "surrogate_ema"
-        self.reference = roles.follower(self.network) if dynamic else family.teacher
-        self.optimizer: torch.optim.Optimizer = adam(self.network, self._settings.optimizer)
         self._updates = 0
 
     def step(self, at: Renoised, *, rewards: Tensor, advantages: Tensor) -> dict[str, float]:
@@ -53,8 +55,7 @@ class VelocitySurrogate:
         self._updates += 1
         decay = min(settings.lagged_decay_step * self._updates, settings.lagged_decay_max)
         follow(self.lagged, self.network, decay=decay)
-        if self.reference is not self._family.teacher:
-            follow(self.reference, self.network, decay=settings.reference_decay)
+        self._follow()
         opinions = torch.cat([result.implicit_reward for result in results])
         return {
             "surrogate_loss": loss,
@@ -68,16 +69,16 @@ class VelocitySurrogate:
         settings, family = self._settings, self._family
         target = boundary_velocity_target(at.z_next, at.noise, at.sigma_next, at.tau)
         with torch.no_grad():
-            teacher = family.velocity(family.teacher, at.x_tau, at.tau, at.cond)
+            origin = family.velocity(self.origin, at.x_tau, at.tau, at.cond)
             lagged = family.velocity(self.lagged, at.x_tau, at.tau, at.cond)
-            static = self.reference is family.teacher
-            reference = teacher if static else family.velocity(self.reference, at.x_tau, at.tau, at.cond)
+            static = self.reference is self.origin
+            reference = origin if static else family.velocity(self.reference, at.x_tau, at.tau, at.cond)
         return group_bradley_terry_loss(
             family.velocity(self.network, at.x_tau, at.tau, at.cond),
             target=target,
             reference_velocity=reference,
             lagged_velocity=lagged,
-            teacher_velocity=teacher,
+            teacher_velocity=origin,
             advantages=advantages,
             group_index=at.group_index,
             beta=settings.beta,
@@ -87,32 +88,8 @@ class VelocitySurrogate:
             drift_weight=settings.drift_weight,
         )
 
-    @torch.no_grad()
-    def opinions(self, at: Renoised) -> Tensor:
-        """-(d(surrogate) - d(reference)), the implicit reward."""
-        target = boundary_velocity_target(at.z_next, at.noise, at.sigma_next, at.tau)
-        own = self._family.velocity(self.network, at.x_tau, at.tau, at.cond)
-        reference = self._family.velocity(self.reference, at.x_tau, at.tau, at.cond)
-        return denoising_error(reference, target) - denoising_error(own, target)
-
-    @torch.no_grad()
-    def directions(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
-        """x0_surrogate(guidance rl_cfg) - x0_reference(no guidance), and the guided surrogate as the target."""
-        return [self._direction(*one) for one in asked]
-
-    def _direction(self, x_tau: Tensor, tau: Tensor, cond: Conditioning) -> tuple[Tensor, Tensor]:
-        family = self._family
-        both = cond.cat(family.unconditional(len(tau)))
-        velocities = family.velocity(self.network, x_tau.repeat(2, 1, 1, 1), tau.repeat(2), both)
-        conditional, unconditional = velocities.chunk(2)
-        guided = guided_velocity(unconditional, conditional, scale=self._student.rl_cfg)
-        reference = family.velocity(self.reference, x_tau, tau, cond)
-        direction = velocity_reward_direction(surrogate_velocity=guided, reference_velocity=reference, tau=tau)
-        return direction, clean_prediction(x_tau, guided, tau)
-
     def networks(self) -> dict[str, nn.Module]:
-        dynamic = {"surrogate_reference": self.reference} if self.reference is not self._family.teacher else {}
-        return {"surrogate": self.network, "surrogate_lagged": self.lagged, **dynamic}
+        return super().networks() | {"surrogate_lagged": self.lagged}
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self._updates}

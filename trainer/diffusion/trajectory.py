@@ -1,4 +1,4 @@
-"""Sampling: deterministic trajectories that keep every boundary, and the guided teacher.
+"""Sampling: trajectories that keep every boundary, deterministic or not, and the guided teacher.
 
 A velocity function hides network, conditioning, precision and device; this module owns only the steps. All sampling
 is without gradient: a loss that needs the student's gradient recomputes one step (`flow.euler_step`).
@@ -15,10 +15,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from trainer.diffusion.flow import euler_step, guided_velocity
+from trainer.diffusion.flow import add_noise, clean_prediction, euler_step, guided_velocity
 from trainer.diffusion.schedule import step_sigmas
 
-__all__ = ["Trajectory", "VelocityFn", "sample_guided", "sample_trajectory"]
+__all__ = ["Trajectory", "VelocityFn", "sample_guided", "sample_stochastic", "sample_trajectory"]
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C, H, W], sigma [B]) -> velocity [B, C, H, W]."""
@@ -26,7 +26,7 @@ VelocityFn = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """All states of one deterministic sampling, so that an endpoint's reward is every boundary's reward exactly."""
+    """All states of one sampling; if that is deterministic, an endpoint's reward is every boundary's reward exactly."""
 
     boundaries: Tensor
     """[B, K+1, C, H, W] float32: z_0 (noise) … z_K (clean latent)."""
@@ -57,6 +57,28 @@ def sample_trajectory(velocity_fn: VelocityFn, noise: Tensor, sigmas: Tensor) ->
     boundaries = [z]
     for sigma, sigma_next in pairwise(levels):
         z = euler_step(z, velocity_fn(z, _filled(z, sigma)), _filled(z, sigma), _filled(z, sigma_next))
+        boundaries.append(z)
+    return Trajectory(torch.stack(boundaries, dim=1), sigmas.float().to(noise.device))
+
+
+@torch.no_grad()
+def sample_stochastic(velocity_fn: VelocityFn, noise: Tensor, sigmas: Tensor, *, fresh: Tensor) -> Trajectory:
+    """The same with steps that are not deterministic: each predicts the clean latent and noises it anew.
+
+    The boundary before such a step no longer says which end it comes to: the end's reward is one noisy draw of what the
+    boundary is worth.
+
+    Equation: z_{k+1} = (1 - sigma_{k+1}) * x0_pred(z_k) + sigma_{k+1} * fresh_k   (E3, then E1)
+    Shapes:   noise [B, C, H, W]; sigmas [K+1], strictly falling from 1 to 0; fresh [B, K, C, H, W] standard normal, of
+              which the last step, to 0, takes nothing
+    Raises:   ValueError if the levels are no such list
+    """
+    levels = _checked_levels(sigmas)
+    z = noise.float()
+    boundaries = [z]
+    for k, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        clean = clean_prediction(z, velocity_fn(z, _filled(z, sigma)), _filled(z, sigma))
+        z = add_noise(clean, fresh[:, k], _filled(z, sigma_next))
         boundaries.append(z)
     return Trajectory(torch.stack(boundaries, dim=1), sigmas.float().to(noise.device))
 

@@ -115,6 +115,24 @@ def test_every_boundary_is_scored_and_credited_on_its_own(make_loop, toy_algorit
     assert batch.boundary_rewards[:, 0].tolist() == batch.boundary_rewards[:, 1].tolist()
 
 
+def test_groups_of_too_little_spread_teach_the_surrogate_nothing(make_loop, tmp_path) -> None:
+    widest = max(run_and_spread(make_loop, tmp_path))
+    for bound, updates in ((0.5 * widest, 2), (2 * widest, 0)):
+        make_loop(f"algorithm.surrogate.min_spread={bound}", "run.iterations=1", folder=f"bound-{bound}").run()
+        line = lines(tmp_path / f"bound-{bound}")[-1]
+        assert line["updates"].get("surrogate", 0) == updates
+        assert line["updates"]["student"] == 1  # matching is learnt from every group
+
+
+def run_and_spread(make_loop, tmp_path: Path) -> list[float]:
+    """Spread of each of the first rollout's groups, without a bound."""
+    loop = make_loop("run.iterations=1", folder="unbounded")
+    loop.run()
+    rule, store = loop._rule, loop._store
+    combined = [rule.combine(store.header(one), store.rewards(one)) for one in store.group_ids()]
+    return [one.spread for one in combined if one is not None]
+
+
 def test_free_updates_while_waiting_are_bounded(make_loop, oracles, tmp_path) -> None:
     feedback = HeldBack(InProcessFeedback(oracles), delay=8)
     make_loop("feedback.max_inflight=1", "feedback.max_free_updates=3", "run.iterations=3", feedback=feedback).run()

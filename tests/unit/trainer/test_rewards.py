@@ -150,6 +150,33 @@ def test_each_boundary_has_the_reward_of_the_next_that_was_scored() -> None:
     assert not combined.tied
 
 
+def test_with_both_a_boundary_has_the_mean_of_its_own_reward_and_the_ends() -> None:
+    assert scored_boundaries("both", 4) == (1, 2, 4)
+    answers = said("object_count", (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (1.0, 0.0, 0.5), boundaries=(1, 2, 4))
+    combined = rule(COUNT, pictures="both").combine(header(OBJECTS), answers)
+    assert combined is not None
+    assert combined.boundary_rewards is not None
+    assert combined.boundary_rewards.tolist() == [
+        [0.0, 0.0, 0.25, 0.5, 0.5],
+        [-0.5, -0.5, -0.25, -0.5, -0.5],
+        [-0.25, -0.25, 0.0, 0.0, 0.0],
+    ]
+    assert combined.rewards.tolist() == [0.5, -0.5, 0.0]
+    end_alone = rule(COUNT, pictures="both").combine(header(OBJECTS), said("object_count", (1.0, 0.0, 0.5)))
+    assert end_alone is not None
+    assert end_alone.boundary_rewards is not None
+    assert end_alone.boundary_rewards.tolist() == [[0.5] * 5, [-0.5] * 5, [0.0] * 5]
+
+
+def test_the_spread_is_that_of_the_boundary_where_it_is_widest() -> None:
+    answers = said("object_count", (0.0, 0.75, 0.5), (0.5, 0.5, 0.5), (0.5, 0.5, 0.75), boundaries=(1, 2, 4))
+    wide = rule(COUNT, pictures="every_boundary").combine(header(OBJECTS), answers)
+    narrow = rule(COUNT).combine(header(OBJECTS), said("object_count", (0.5, 0.5, 0.75)))
+    tied = rule(COUNT).combine(header(OBJECTS), said("object_count", (0.5, 0.5, 0.5)))
+    assert [one.spread for one in (wide, narrow, tied) if one is not None] == [0.75, 0.25, 0.0]
+    assert [one.tied for one in (wide, narrow, tied) if one is not None] == [False, False, True]
+
+
 def test_the_control_permutes_whole_samples_and_always_the_same_way() -> None:
     answers = said("object_count", (0.1, 0.2, 0.3), boundaries=(4,))
     control = rule(COUNT, permute_seed=3)

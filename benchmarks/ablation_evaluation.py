@@ -1,0 +1,118 @@
+"""What `benchmarks.ablations` judges of its arms, how two of them are compared, and when a difference is seen.
+
+    FOLDER/start/evaluation.json, FOLDER/ARM/seed-N/evaluation.json, evaluation-ITERATION.json
+
+A finding is seen, or its opposite is, by a rule: on the same held-out prompts and seeds, the 95 % interval of the
+paired difference (mean over training seeds, picture by picture) lies on one side of 0, and every training seed's own
+difference lies on that side. Otherwise it is undecided.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import nn
+
+from benchmarks.ablation_runs import CPU, Options, Run, oracles, read_network, start_recipe
+from benchmarks.arms.catalogue import ARMS, FORMS, START, Finding
+from benchmarks.raters import replace_json
+from rewardmesh.wire.strict_json import load_json
+from trainer.algorithms.tdm import NUM_STUDENT_STEPS
+from trainer.evaluate import Evaluation, evaluate, plan_heldout
+from trainer.evaluation_files import evaluation_json, read_evaluation
+from trainer.models.sd3 import Sd3Family
+from trainer.paired import Interval, stratified_intervals
+from trainer.recipe import Recipe
+from trainer.training_process import build_roles, initial_student, load_family
+from trainer.worlds.shapes.prompts import heldout_prompts
+
+__all__ = ["common_snapshot", "difference", "evaluate_run", "read_evaluation_of", "verdict"]
+
+
+def _file(folder: Path, at: int | None = None) -> Path:
+    """Where an evaluation lies; `at`: that of a snapshot."""
+    return folder / ("evaluation.json" if at is None else f"evaluation-{at}.json")
+
+
+def evaluate_run(run: Run | None, options: Options, *, at: int | None = None) -> bool:
+    """Judges an arm's averaged student on held-out prompts (None: the shipped one); True if that was to be done."""
+    folder = options.folder / START if run is None else run.folder
+    file = _file(folder, at)
+    if file.exists():
+        return False
+    recipe = start_recipe(options) if run is None else run.recipe(run.arm.stages[-1])
+    family = load_family(recipe, device=CPU)
+    roles = build_roles(recipe.model, family)
+    if run is None:
+        network = initial_student(recipe, roles)
+    else:
+        network = roles.new()
+        network.load_state_dict(read_network(run.kept(at)))
+    replace_json(file, evaluation_json(_evaluate(run, recipe, family, network)))
+    return True
+
+
+def _evaluate(run: Run | None, recipe: Recipe, family: Sd3Family, network: nn.Module) -> Evaluation:
+    settings, arm = recipe.evaluation, ARMS["tdm_r1"] if run is None else run.arm
+    name = START if run is None else arm.name
+    print(f"evaluating {name}", file=sys.stderr, flush=True)
+    plan = plan_heldout(
+        heldout_prompts(),
+        prompts_per_kind=settings.prompts_per_kind,
+        pictures_per_kind=settings.pictures_per_kind,
+        seed=settings.seed,
+    )
+    sampler, nfe = arm.sample_with(family, network.eval().requires_grad_(False), num_steps=NUM_STUDENT_STEPS)
+    with torch.inference_mode():
+        return evaluate(
+            plan, sampler=sampler, judge=oracles().judge, name=name, nfe=nfe, batch_size=settings.batch_size
+        )
+
+
+def read_evaluation_of(folder: Path, at: int | None = None) -> Evaluation | None:
+    """What `evaluate_run` wrote; None if it has not."""
+    file = _file(folder, at)
+    return read_evaluation(load_json(file.read_bytes())) if file.exists() else None
+
+
+def common_snapshot(runs: Sequence[Run]) -> int | None:
+    """The last iteration whose student was kept by every form of the surrogate; None if one was not run, or has none.
+
+    Equal iterations are equal oracle calls, as all ask for as many pictures in each.
+    """
+    forms = [run for run in runs if run.arm.name in FORMS]
+    if {run.arm.name for run in forms} != set(FORMS):
+        return None
+    return max(set.intersection(*(run.snapshots() for run in forms)), default=None)
+
+
+def difference(higher: Sequence[Evaluation], lower: Sequence[Evaluation]) -> tuple[Interval, list[float]]:
+    """Mean paired difference over training seeds with its interval, and each seed's own.
+
+    Raises: ValueError if they did not draw the same prompts with the same seeds.
+    """
+    asked = [(one.prompt, one.kind, one.seed) for one in higher[0].outcomes]
+    if any([(o.prompt, o.kind, o.seed) for o in one.outcomes] != asked for one in (*higher, *lower)):
+        raise ValueError("arms can only be compared on the same held-out prompts and seeds")
+    by_seed = [
+        [float(a.passed) - float(b.passed) for a, b in zip(one.outcomes, other.outcomes, strict=True)]
+        for one, other in zip(higher, lower, strict=True)
+    ]
+    means = [fmean(values) for values in zip(*by_seed, strict=True)]
+    overall, _ = stratified_intervals(
+        [(kind, prompt, mean) for (prompt, kind, _), mean in zip(asked, means, strict=True)]
+    )
+    return overall, [one.overall - other.overall for one, other in zip(higher, lower, strict=True)]
+
+
+def verdict(finding: Finding, interval: Interval, by_seed: Sequence[float]) -> str:
+    """`seen`, `the opposite is seen`, or `undecided`; for one without a direction, which arm is higher."""
+    higher = interval.low > 0 and all(value > 0 for value in by_seed)
+    lower = interval.high < 0 and all(value < 0 for value in by_seed)
+    if finding.directed:
+        return "seen" if higher else "the opposite is seen" if lower else "undecided"
+    return f"{finding.higher} is higher" if higher else f"{finding.lower} is higher" if lower else "undecided"

@@ -1,0 +1,378 @@
+"""`benchmarks.ablations`: every arm trains, the command goes on where it was ended, and verdicts follow their rule."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from safetensors.torch import load_file
+
+from benchmarks import ablation_evaluation, ablation_runs, ablations
+from benchmarks.ablation_evaluation import common_snapshot, difference, evaluate_run, verdict
+from benchmarks.ablation_report import curve, draw, markdown, summary
+from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
+from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, PAPER, START, Finding
+from benchmarks.arms.elsewhere import Elsewhere
+from benchmarks.arms.reward_on_student import MatchingAlone, RewardOnStudent
+from benchmarks.arms.stochastic import StochasticTdmR1, stochastic_sampler
+from benchmarks.arms.tuned_teacher import TunedTeacher
+from rewardmesh.kit.oracle import Oracle, OracleInput
+from rewardmesh.wire.messages import OracleInfo, Scored
+from trainer.algorithms.draws import seeded
+from trainer.algorithms.interface import TrajectoryBatch
+from trainer.algorithms.tdm_r1 import TdmR1
+from trainer.evaluate import Evaluation, Outcome
+from trainer.evaluation_files import evaluation_json
+from trainer.feedback import PictureGroup, PictureSample
+from trainer.models.sd3 import Sd3Family
+from trainer.paired import Interval
+from trainer.recipe import load_recipe
+from trainer.report import read_metrics
+from trainer.training_process import build_roles
+from trainer.worlds.shapes.weights_folder import WEIGHTS
+
+TINY = (
+    "algorithm.precision=float32",
+    "algorithm.batch_size=4",
+    "algorithm.surrogate.initial_weights=teacher",
+    "algorithm.fake_score.initial_weights=teacher",
+    "algorithm.student.initial_weights=teacher",
+    "prompts={groups_per_iteration: 2, group_size: 2, kinds: [colors]}",
+    "evaluation={prompts_per_kind: 1, pictures_per_kind: 1}",
+    "run.iterations=2",
+    "run.checkpoint_every=2",
+)
+PROMPTS = ["a red circle", "a blue star"]
+
+
+class Brightness(Oracle):
+    """Stands for one of the demo's oracles: brighter is better."""
+
+    def __init__(self, name: str) -> None:
+        self.info = OracleInfo(
+            name=name, version="1", reward_min=0.0, reward_max=1.0, media_types=("image/png",), max_batch=64
+        )
+
+    def score(self, batch: Sequence[OracleInput]) -> list[Any]:
+        return [Scored(sample_id=one.sample.sample_id, reward=float(one.picture.mean()) / 255) for one in batch]
+
+
+class Bright:
+    """Stands for `OraclesInProcess`."""
+
+    def __init__(self) -> None:
+        self.by_name = {name: Brightness(name) for name in ("object_count", "ocr_spelling")}
+
+    @staticmethod
+    def judge(pictures: Sequence[Any], _: Any) -> tuple[list[bool], list[dict[str, Any]]]:
+        return [True] * len(pictures), [{}] * len(pictures)
+
+
+@pytest.fixture(scope="module")
+def family() -> Sd3Family:
+    """The shapes world around a transformer of two narrow blocks."""
+    found = Sd3Family.load(WEIGHTS)
+    narrow = {"num_layers": 2, "num_attention_heads": 1, "attention_head_dim": 32, "caption_projection_dim": 32}
+    with seeded(0):
+        transformer = SD3Transformer2DModel.from_config({**found.teacher.config, **narrow})
+    found.pipeline.transformer = transformer.eval().requires_grad_(False)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def small_world(family: Sd3Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One family for all, oracles that look at brightness, one thread."""
+    teacher = {key: tensor.clone() for key, tensor in family.teacher.state_dict().items()}
+    for module in (ablation_runs, ablation_evaluation):
+        monkeypatch.setattr(module, "load_family", lambda *_, **__: family)
+        monkeypatch.setattr(module, "oracles", Bright)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    family.teacher.load_state_dict(teacher)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ablations")
+
+
+def tiny(folder: Path) -> Options:
+    return Options(folder=folder, minutes=1.0, seeds=1, bank_groups=6, overrides=TINY)
+
+
+def quick(name: str) -> Any:
+    """The arm, its oracles not so far away."""
+    arm = ARMS[name]
+    stages = tuple(
+        replace(stage, feedback=partial(Elsewhere, delay_s=0.3, blocking=name == "waiting"))
+        if name in ("overlapped", "waiting")
+        else stage
+        for stage in arm.stages
+    )
+    return replace(arm, stages=stages)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_trains(name: str, bank: Path) -> None:
+    """Two iterations, from one bank; what it leaves behind is what is judged."""
+    options = tiny(bank)
+    if not (bank / START).exists():
+        collect_bank(options)
+    run = Run(quick(name), 0, options)
+    while (stage := run.next_stage()) is not None:
+        train_stage(run, stage)
+    for stage in run.arm.stages:
+        folder = run.stage_folder(stage)
+        assert [line["iteration"] for line in read_metrics(folder)] == [1, 2]
+        assert not (folder / "checkpoints").exists() and not (folder / "store").exists()
+        assert load_file(folder / "network.safetensors")
+        fresh = run.recipe(stage).algorithm.surrogate.fresh_share == 1
+        first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        assert (first["bank_groups"] <= 2) == fresh  # with the bank: its six groups too
+        assert first["updates"].get("student", 0) == (0 if stage.name == "tune" else 3)
+    if name in ("overlapped", "waiting"):
+        line = read_metrics(run.stage_folder(run.arm.stages[-1]))[-1]
+        assert line["free_updates"] == (2 if name == "overlapped" else 0)
+        assert line["seconds"]["exposed_wait"] + line["seconds"]["hidden_reward"] >= 0.3
+
+
+def test_an_arm_that_diverges_ends_with_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(ARMS["e9"], 0, tiny(tmp_path))
+    steps = iter([TdmR1.student_step] * 3)
+
+    def student_step(algorithm: TdmR1, batch: TrajectoryBatch) -> dict[str, float]:
+        for step in steps:
+            return step(algorithm, batch)
+        raise FloatingPointError("the loss is nan")
+
+    monkeypatch.setattr(TdmR1, "student_step", student_step)
+    train_stage(run, run.arm.stages[0])
+    assert run.next_stage() is None and len(read_metrics(run.folder / "run")) == 1
+    assert evaluate_run(run, run.options)
+    found = summary([run], run.options)
+    assert found["arms"]["e9"]["diverged"] == [0] and "| 1, diverged |" in markdown(found)
+
+
+def algorithm_of(kind: type[TdmR1], name: str, family: Sd3Family) -> TdmR1:
+    stage = ARMS[name].stages[0]
+    recipe = load_recipe("demo", [*stage.overrides, *TINY])
+    return kind(recipe.algorithm, family, roles=build_roles(recipe.model, family))
+
+
+def batch_of(algorithm: TdmR1) -> TrajectoryBatch:
+    rewards = torch.tensor([0.0, 1.0, 0.3, 0.2])
+    return TrajectoryBatch(
+        boundaries=algorithm.rollout(PROMPTS, 2, torch.Generator().manual_seed(0)).boundaries,
+        prompts=[prompt for prompt in PROMPTS for _ in range(2)],
+        group_index=torch.tensor([0, 0, 1, 1]),
+        rewards=rewards,
+        advantages=torch.tensor([-1.0, 1.0, 1.0, -1.0]),
+    )
+
+
+def test_a_reward_on_the_student_moves_the_student_and_its_own_loss_knows_no_reward(family: Sd3Family) -> None:
+    algorithm = algorithm_of(RewardOnStudent, "reward_on_student", family)
+    batch = batch_of(algorithm)
+    before = {key: tensor.clone() for key, tensor in algorithm.student.state_dict().items()}
+    figures = algorithm.surrogate_step(batch)
+    assert any(not torch.equal(tensor, before[key]) for key, tensor in algorithm.student.state_dict().items())
+    assert np.isfinite(figures["surrogate_loss"])
+    assert "reward_rms" not in algorithm.student_step(batch)
+    state = algorithm.state_dict()
+    assert "surrogate" not in state["networks"] and {"surrogate_origin", "surrogate_lagged"} <= set(state["networks"])
+    again = algorithm_of(RewardOnStudent, "reward_on_student", family)
+    again.load_state_dict(state)
+    assert again.surrogate_step(batch) == algorithm.surrogate_step(batch)
+
+
+def test_matching_alone_is_tdm(family: Sd3Family) -> None:
+    plain, rewarded = (algorithm_of(kind, "tdm_r1", family) for kind in (MatchingAlone, TdmR1))
+    batch = batch_of(plain)
+    assert set(rewarded.student_step(batch)) - set(plain.student_step(batch)) == {"reward_rms"}
+
+
+def test_a_tuned_teacher_draws_and_learns_its_own_clean_pictures(family: Sd3Family) -> None:
+    algorithm = algorithm_of(TunedTeacher, "tuned_teacher", family)
+    batch = batch_of(algorithm)
+    assert algorithm.num_steps == 1 and batch.boundaries.shape[:2] == (4, 2)
+    at, k_next = algorithm.renoised(batch)
+    assert k_next.tolist() == [1] * 4 and at.sigma_next.tolist() == [0.0] * 4
+    assert torch.equal(at.z_next, batch.boundaries[:, 1])
+    algorithm.surrogate_step(batch)
+    assert not torch.equal(batch_of(algorithm).boundaries[:, 1], batch.boundaries[:, 1])
+    assert torch.equal(batch_of(algorithm).boundaries[:, 0], batch.boundaries[:, 0])
+
+
+def test_a_stochastic_student_noises_anew_in_rollouts_updates_and_evaluation(family: Sd3Family) -> None:
+    algorithm = algorithm_of(StochasticTdmR1, "stochastic", family)
+    batch = batch_of(algorithm)
+    start = algorithm._start(batch, torch.tensor([0, 3]))
+    step, plain = algorithm._student_step(start), TdmR1._student_step(algorithm, start)
+    assert torch.equal(step.x0_s, plain.x0_s)
+    clean = start.sigma_next == 0
+    torch.testing.assert_close(step.z_next[clean], step.x0_s[clean])
+    assert not torch.allclose(step.z_next[~clean], plain.z_next[~clean], atol=0.1)
+    assert torch.equal(step.z_next, algorithm._student_step(start).z_next)
+    algorithm.student_step(batch)
+    assert not torch.equal(step.z_next[~clean], algorithm._student_step(start).z_next[~clean])
+    sampler, nfe = stochastic_sampler(family, algorithm.student, num_steps=4)
+    together, alone = sampler(PROMPTS, [1, 2]), sampler(PROMPTS[1:], [2])
+    assert nfe == 4 and np.abs(together[1].astype(int) - alone[0]).max() <= 1
+    assert not np.array_equal(sampler(PROMPTS[1:], [3])[0], alone[0])
+
+
+def test_answers_from_elsewhere_come_late_and_a_wait_ends_with_them() -> None:
+    picture = PictureSample(sample_id="a", boundary_index=4, picture=np.zeros((2, 2, 3), np.uint8))
+    group = PictureGroup(
+        run_id="r",
+        group_id="g",
+        policy_version=0,
+        prompt="p",
+        checks={"tag": "single_object"},
+        samples=(picture,),
+        awaited=("toy",),
+    )
+    feedback = Elsewhere({"toy": Brightness("toy")}, delay_s=0.2)
+    began = time.monotonic()
+    feedback.publish([group])
+    assert feedback.collect() == [] and time.monotonic() - began < 0.15
+    (answer,) = feedback.collect(wait_s=5.0)
+    assert answer.group_id == "g" and 0.2 <= time.monotonic() - began < 1.0
+    assert feedback.times().exposed_s == pytest.approx(0.2, abs=0.1)
+    blocking = Elsewhere({"toy": Brightness("toy")}, delay_s=0.1, blocking=True)
+    blocking.publish([group])
+    assert len(blocking.collect()) == 1
+    assert blocking.times().exposed_s >= 0.1
+
+
+def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(folder: str, *more: str) -> int:
+        settings = [part for override in TINY for part in ("--set", override)]
+        size = ["--minutes", "1", "--seeds", "2", "--bank-groups", "4"]
+        arms = ["--arms", "tdm_r1", "e11"]
+        return ablations.main(["--folder", str(tmp_path / folder), *arms, *size, *settings, *more])
+
+    monkeypatch.setattr(ablation_runs, "SNAPSHOT_EVERY", 2)
+    assert command("whole", "--json", str(tmp_path / "whole.json")) == 0
+    pieces = 1
+    while command("cut", "--piece-s", "0") == ablations.MORE_TO_DO:
+        if pieces == 3:  # killed while the bank was being laid into an arm
+            (tmp_path / "cut" / "tdm_r1" / "seed-0" / "run" / "store" / "rank-0").mkdir(parents=True)
+        pieces += 1
+    assert pieces > 2 * 4  # the bank, the start, three runs in two pieces each and judged
+    for arm, seed in (("tdm_r1", 0), ("tdm_r1", 1), ("e11", 0)):
+        whole, cut = (tmp_path / name / arm / f"seed-{seed}" / "run" for name in ("whole", "cut"))
+        assert [line["iteration"] for line in read_metrics(cut)] == [1, 2]
+        one, other = (load_file(folder / "network.safetensors") for folder in (whole, cut))
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+        assert (cut / "snapshots" / "2.safetensors").exists() == (arm in FORMS)
+    assert not (tmp_path / "whole" / "e11" / "seed-1").exists()  # one seed: no arm of the publication's
+
+    def again(*_: Any) -> None:
+        raise AssertionError("done twice")
+
+    monkeypatch.setattr(ablations, "train_stage", again)
+    monkeypatch.setattr(ablation_evaluation, "_evaluate", again)
+    capsys.readouterr()
+    assert command("cut") == 0
+    assert "| `e11` | tilt (E11), cold | 1 | 1.000 |" in capsys.readouterr().out
+    assert command("nothing", "--only-report") == 0
+    with pytest.raises(SystemExit):
+        command("cut", "--minutes", "2")
+    assert "holds arms of 1.0 minutes" in capsys.readouterr().err
+    monkeypatch.setattr(ablation_runs, "_checksums", lambda _: "others")
+    with pytest.raises(SystemExit, match="other weights"):
+        command("cut")
+    found = json.loads((tmp_path / "whole.json").read_text())
+    assert found["benchmark"] == "ablations" and found["arms"]["tdm_r1"]["seeds"] == [0, 1]
+    assert found["arms"]["tdm_r1"]["pictures_scored"] == 8
+    ET.fromstring((tmp_path / "whole" / "ablations.svg").read_text())
+
+
+def evaluation(passed: Sequence[bool]) -> Evaluation:
+    outcomes = [Outcome(f"p{i // 2}", "kind", "", i, one) for i, one in enumerate(passed)]
+    return Evaluation("x", 4, tuple(outcomes), 1.0, 1.0)
+
+
+def test_the_difference_is_paired_by_picture_and_averaged_over_seeds() -> None:
+    none, half, every = evaluation([False] * 8), evaluation([True, False] * 4), evaluation([True] * 8)
+    interval, by_seed = difference([every, half], [none, none])
+    assert interval.value == pytest.approx(0.75) and by_seed == [1.0, 0.5]
+    assert interval.low == pytest.approx(0.75)  # every prompt's two pictures differ by as much
+    with pytest.raises(ValueError, match="same held-out prompts"):
+        difference([every], [evaluation([True] * 6)])
+
+
+def test_a_finding_is_seen_only_outside_the_interval_and_in_every_seed() -> None:
+    directed, open_one = Finding("", "", "a", "b"), Finding("", "", "a", "b", directed=False)
+    above, below, about = Interval(0.2, 0.1, 0.3, 0.05), Interval(-0.2, -0.3, -0.1, 0.05), Interval(0.1, -0.1, 0.3, 0.1)
+    assert verdict(directed, above, [0.1, 0.3]) == "seen"
+    assert verdict(directed, above, [0.5, -0.1]) == "undecided"
+    assert verdict(directed, about, [0.1]) == "undecided"
+    assert verdict(directed, below, [-0.2]) == "the opposite is seen"
+    assert verdict(open_one, above, [0.2]) == "a is higher" and verdict(open_one, below, [-0.2]) == "b is higher"
+
+
+def test_forms_are_compared_at_the_last_snapshot_that_all_of_them_have(tmp_path: Path) -> None:
+    options = Options(folder=tmp_path, seeds=1)
+    runs = list(runs_of(list(ARMS), options))
+    for number, run in enumerate(one for one in runs if one.arm.name in FORMS):
+        folder = run.stage_folder(run.arm.stages[-1])
+        (folder / "snapshots").mkdir(parents=True)
+        for at in (10, 20, 40)[: 2 + number % 2]:
+            (folder / "snapshots" / f"{at}.safetensors").touch()
+        for name, passes in (("evaluation", 8), ("evaluation-20", 4 if run.arm.name == "e12a" else 0)):
+            content = evaluation_json(evaluation([i < passes for i in range(8)]))
+            (run.folder / f"{name}.json").write_text(json.dumps(content))
+    assert common_snapshot(runs) == 20
+    assert common_snapshot([run for run in runs if run.arm.name != "e9"]) is None
+    found = summary(runs, options)
+    of_pair = {one["at"]: one for one in found["findings"] if (one["higher"], one["lower"]) == ("e12a", "e9")}
+    assert of_pair["equal wall time"]["difference"]["value"] == 0.0
+    assert of_pair["equal oracle calls"]["difference"]["value"] == 0.5
+    assert "Not done: tdm_r1" in markdown(found)
+
+
+def test_curves_are_means_over_seeds_and_stages_follow_one_another(tmp_path: Path) -> None:
+    options = Options(folder=tmp_path, minutes=2.0, seeds=2)
+    runs = [Run(ARMS["tuned_teacher"], seed, options) for seed in range(2)]
+    for run in runs:
+        for number, stage in enumerate(run.arm.stages):
+            folder = run.stage_folder(stage)
+            folder.mkdir(parents=True)
+            (folder / "trained.json").write_text("{}")
+            line = {"iteration": 1, "elapsed_s": 30.0, "reward": 0.1 * number + 0.2 * run.seed - 0.5}
+            (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert curve(runs) == [(0.5, pytest.approx(0.1)), (1.5, pytest.approx(0.2))]
+    drawn = draw(runs, options)
+    assert "tuned_teacher (2 seeds)" in drawn and "minute 1.5: 0.2" in drawn
+    ET.fromstring(drawn)
+
+
+def test_the_catalogue_names_what_there_is() -> None:
+    assert set(PAPER) | set(FORMS) <= set(ARMS)
+    assert {name for names in PANELS.values() for name in names} == set(ARMS)
+    assert {one.higher for one in FINDINGS} | {one.lower for one in FINDINGS} == {*ARMS, START}
+    options = Options(folder=Path("unused"))
+    assert [run.seed for run in runs_of(list(ARMS), options)].count(0) == len(ARMS)
+    assert [run.arm.name for run in runs_of(list(ARMS), options) if run.seed == 2] == list(PAPER)
+    for arm in ARMS.values():
+        assert sum(stage.share for stage in arm.stages) == 1
+        for stage in arm.stages:
+            recipe = Run(arm, 0, options).recipe(stage)
+            assert recipe.run.time_limit_s == 1200 * stage.share
+            assert recipe.prompts == load_recipe("demo").prompts  # as many pictures an iteration
