@@ -32,7 +32,7 @@ def test_every_shipped_file_has_its_recorded_checksum() -> None:
 
 
 def test_shipped_weights_stay_small() -> None:
-    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 58e6
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 72e6
 
 
 def test_the_shipped_pipeline_says_how_it_is_sampled() -> None:
