@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from deploy.oracles_in_process import OraclesInProcess
+from rewardmesh.wire.errors import RecipeError
 from rewardmesh.wire.strict_json import dump_json
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.coordination import Solo
@@ -26,9 +27,16 @@ from trainer.samplers import student_sampler
 from trainer.training_process import build_algorithm, load_family, training_prompts, with_absolute_folder
 from trainer.worlds.shapes.prompts import heldout_prompts
 
-__all__ = ["HELDOUT_FILE", "post_train"]
+__all__ = ["HELDOUT_FILE", "device_of", "post_train"]
 
 HELDOUT_FILE = "heldout.jsonl"
+
+
+def device_of(recipe: Recipe) -> str:
+    """Where a recipe computes. Raises RecipeError if it asks for a GPU and there is none."""
+    if recipe.use_gpu and not torch.cuda.is_available():
+        raise RecipeError("the recipe asks for a GPU and there is none", "use_gpu", "override it with use_gpu=false")
+    return "cuda" if recipe.use_gpu else "cpu"
 
 
 def post_train(
@@ -44,7 +52,7 @@ def post_train(
     recipe = with_absolute_folder(recipe)
     folder = RunFolder(run_folder)
     folder.adopt(recipe)
-    family = load_family(recipe, device=torch.device("cuda" if recipe.use_gpu else "cpu"))
+    family = load_family(recipe, device=torch.device(device_of(recipe)))
     algorithm = build_algorithm(recipe, family, workers=Solo())
     loop = Loop(
         recipe,

@@ -143,12 +143,13 @@ def post_train(
 ) -> None:
     """Train the student by a recipe with the oracles called in this process: without Ray and without a buffer."""
     from deploy.oracles_in_process import OraclesInProcess
+    from deploy.post_training import device_of
     from deploy.post_training import post_train as train
     from trainer.algorithms.value_surrogate import ValueSurrogate
     from trainer.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or [])
-    oracles = OraclesInProcess(device="cuda" if resolved.use_gpu else "cpu")
+    oracles = OraclesInProcess(device=device_of(resolved))
     outcome, algorithm = train(resolved, run, oracles=oracles, tell=typer.echo)
     if to is not None:
         write_transformer(to / "student", algorithm.ema_student)

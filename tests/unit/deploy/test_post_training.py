@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.oracles_in_process import OraclesInProcess
-from deploy.post_training import HELDOUT_FILE, post_train
+from deploy.post_training import HELDOUT_FILE, device_of, post_train
 from deploy.world import app
-from rewardmesh.wire.errors import OracleRejected
+from rewardmesh.wire.errors import OracleRejected, RecipeError
 from trainer.recipe import load_recipe
 from trainer.worlds.shapes.vocabulary import KINDS
 
@@ -40,6 +40,12 @@ def test_an_oracle_that_is_not_in_this_process_is_named(tmp_path: Path, oracles:
     recipe = load_recipe("preference", [*SMALL, "prompts.groups_per_iteration=1", "prompts.group_size=2"])
     with pytest.raises(OracleRejected, match="preference"):
         post_train(recipe, tmp_path / "run", oracles=oracles)
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(RecipeError, match="use_gpu"):
+        device_of(load_recipe("gpu"))
 
 
 def test_the_command_writes_what_training_goes_on_from(tmp_path: Path) -> None:
