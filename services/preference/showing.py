@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -59,16 +60,18 @@ async def next_pair(
 ) -> Pair | NoPair:
     """What the rater holds and does not `have` before them; else a new lease. Safe to ask again after a lost answer.
 
-    Of several that they hold, the lease named `first`, else the oldest.
+    Of several that they hold, the lease named `first`, else the oldest; with its whole time from now.
     """
-    held = await preference.queue.held(asking.rater.rater_id)
+    rater_id = asking.rater.rater_id
+    held = await preference.queue.held(rater_id)
     for presentation in sorted(held, key=lambda one: one.lease_id != first):
         if presentation.lease_id not in have:
-            return pair_of(preference, presentation)
+            with suppress(LeaseLost):  # its time was over since
+                return pair_of(preference, await preference.queue.renew(presentation.lease_id, rater_id=rater_id))
     wanted = asking.invite.num_choices
     if wanted is not None and asking.rater.num_choices + len(held) >= wanted:
         return NoPair(reason="done")
-    leased = await preference.queue.lease(asking.rater.rater_id)
+    leased = await preference.queue.lease(rater_id)
     return NoPair(reason=leased.reason) if isinstance(leased, Nothing) else pair_of(preference, leased)
 
 

@@ -1,6 +1,6 @@
 """A real browser before the real service: Debian's Chromium, headless; the app in a process of its own; a real buffer.
 
-Three apps: pairs, pairs whose leases last two seconds, single pictures. Every page is listened to: a fault of its
+Three apps: pairs, pairs whose leases last four seconds, single pictures. Every page is listened to: a fault of its
 script or a violation of its policy fails the test that opened it. Without a browser these tests fail and say what is
 missing; REWARDMESH_NO_BROWSER=1 skips them instead.
 """
@@ -29,7 +29,7 @@ PROMPTS: Final = ("three red circles to the left of a green square", "a photo of
 SCREENSHOTS: Final = Path(__file__).parent / "screenshots"
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _PLAIN: Final = {"gold_share": 0, "repeat_share": 0, "min_look_s": 0.3}
-_SETTINGS: Final = ({}, {"lease_s": 2.0}, {"mode": "singles"})
+_SETTINGS: Final = ({}, {"lease_s": 4.0}, {"mode": "singles"})
 _REPORT_VIOLATIONS: Final = (
     "document.addEventListener('securitypolicyviolation', "
     "(e) => console.error(`violation of the policy: ${e.violatedDirective} ${e.blockedURI}`))"

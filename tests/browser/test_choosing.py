@@ -175,12 +175,12 @@ async def test_two_raters_never_hold_one_lease(pairs: World) -> None:
 async def test_a_lease_lasts_as_long_as_somebody_is_there(short: World) -> None:
     async with short.rater() as page:
         first = await source(page)
-        for step in range(12):  # longer than a lease of two seconds
+        for step in range(24):  # longer than a lease of four seconds
             await page.mouse.move(100 + step, 100)
             await asyncio.sleep(0.2)
         assert "Yours for" in await page.inner_text("#lease")
         assert await source(page) == first
-        await page.get_by_text("This pair went to someone else").wait_for()  # nobody moves any more
+        await page.get_by_text("This pair went to someone else").wait_for(timeout=30_000)  # nobody moves any more
         await picture_of(page, "expired")
         await page.keyboard.press("1")
         await page.keyboard.press("Enter")  # "Go on" has the focus

@@ -101,11 +101,11 @@ export class Desk {
     return Promise.all(due.map((pair) => this.#renew(pair)));
   }
 
-  /** Lets go of pairs whose lease is over; true if the shown one was among them. */
+  /** Lets go of pairs whose lease is over, and of all if the shown one is among them: nobody was here. True then. */
   expire() {
-    const { shown } = this;
-    this.pairs = this.pairs.filter((one) => one.until > Date.now());
-    return shown !== this.shown;
+    const over = this.shown?.until <= Date.now();
+    this.pairs = over ? [] : this.pairs.filter((one) => one.until > Date.now());
+    return over;
   }
 
   /** Whatever waits for its next attempt makes it now. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -66,6 +67,15 @@ async def test_a_lease_is_given_again_until_the_sender_has_it(here: Here) -> Non
         assert second["lease_id"] != first["lease_id"]
         both = {"have": [first["lease_id"], second["lease_id"]]}
         assert (await client.post("/api/lease", json=both)).json() == {"kind": "nothing", "reason": "too_many_leases"}
+
+
+async def test_a_pair_shown_again_has_its_whole_time(here: Here) -> None:
+    async with program(here, await here.invite()) as client:
+        pair = (await client.post("/api/lease", json={})).json()
+        await asyncio.sleep(1)
+        again = (await client.post("/api/lease", json={})).json()
+        assert again["lease_id"] == pair["lease_id"]
+        assert again["expires_in_s"] > pair["expires_in_s"] - 0.5
 
 
 async def test_a_choice_counts_after_a_look(here: Here) -> None:
