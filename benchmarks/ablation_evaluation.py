@@ -17,7 +17,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from benchmarks.ablation_runs import CPU, Options, Run, oracles, read_network, start_recipe
+from benchmarks.ablation_runs import CPU, Options, Run, evaluation_file, oracles, read_network, start_recipe
 from benchmarks.arms.catalogue import ARMS, FORMS, START, Finding
 from benchmarks.raters import replace_json
 from rewardmesh.wire.strict_json import load_json
@@ -33,15 +33,10 @@ from trainer.worlds.shapes.prompts import heldout_prompts
 __all__ = ["common_snapshot", "difference", "evaluate_run", "read_evaluation_of", "verdict"]
 
 
-def _file(folder: Path, at: int | None = None) -> Path:
-    """Where an evaluation lies; `at`: that of a snapshot."""
-    return folder / ("evaluation.json" if at is None else f"evaluation-{at}.json")
-
-
 def evaluate_run(run: Run | None, options: Options, *, at: int | None = None) -> bool:
     """Judges an arm's averaged student on held-out prompts (None: the shipped one); True if that was to be done."""
     folder = options.folder / START if run is None else run.folder
-    file = _file(folder, at)
+    file = evaluation_file(folder, at)
     if file.exists():
         return False
     recipe = start_recipe(options) if run is None else run.recipe(run.arm.stages[-1])
@@ -75,7 +70,7 @@ def _evaluate(run: Run | None, recipe: Recipe, family: Sd3Family, network: nn.Mo
 
 def read_evaluation_of(folder: Path, at: int | None = None) -> Evaluation | None:
     """What `evaluate_run` wrote; None if it has not."""
-    file = _file(folder, at)
+    file = evaluation_file(folder, at)
     return read_evaluation(load_json(file.read_bytes())) if file.exists() else None
 
 

@@ -50,9 +50,14 @@ def _of(runs: Sequence[Run], name: str) -> list[Run]:
     return [run for run in runs if run.arm.name == name]
 
 
+def _evaluation(run: Run, at: int | None = None) -> Evaluation | None:
+    """Of the end of its time, or of a snapshot; None if that is still to come."""
+    return None if at is None and run.next_stage() is not None else read_evaluation_of(run.folder, at)
+
+
 def _arm_line(runs: Sequence[Run], start: Evaluation | None) -> dict[str, Any] | None:
     """Of the seeds that are done."""
-    ended = [(run, found) for run in runs if (found := read_evaluation_of(run.folder)) is not None]
+    ended = [(run, found) for run in runs if (found := _evaluation(run)) is not None]
     if not ended:
         return None
     metrics = [line for run, _ in ended for stage in run.arm.stages for line in read_metrics(run.stage_folder(stage))]
@@ -68,6 +73,9 @@ def _arm_line(runs: Sequence[Run], start: Evaluation | None) -> dict[str, Any] |
         "by_kind": [{kind.kind: kind.share for kind in found.by_kind} for found in evaluations],
         "iterations": len(metrics) / len(ended),
         "pictures_scored": sum(_scored(one) for one in metrics) / len(ended),
+        "threads": sorted(
+            {int(done["threads"]) for run, _ in ended for stage in run.arm.stages if (done := run.trained(stage))}
+        ),
     }
     if start is not None:
         interval, by_seed = difference(evaluations, [start] * len(evaluations))
@@ -84,7 +92,7 @@ def _finding_line(
 ) -> dict[str, Any] | None:
     """None unless both arms are done with at least one seed in common."""
     higher, lower = (
-        {run.seed: found for run in _of(runs, name) if (found := read_evaluation_of(run.folder, at)) is not None}
+        {run.seed: found for run in _of(runs, name) if (found := _evaluation(run, at)) is not None}
         for name in (finding.higher, finding.lower)
     )
     if finding.lower == START and start is not None:
@@ -147,8 +155,10 @@ def draw(runs: Sequence[Run], options: Options) -> str:
 
 def markdown(found: dict[str, Any]) -> str:
     """The two tables."""
+    threads = sorted({number for arm in found["arms"].values() for number in arm["threads"]})
+    on = f", on {' or '.join(map(str, threads))} threads" if threads else ""
     lines = [
-        f"Each arm for {found['minutes']:g} minutes of training, from the shipped student"
+        f"Each arm for {found['minutes']:g} minutes of training{on}, from the shipped student"
         + (f" (strict {found['start']:.3f} held out)" if found["start"] is not None else "")
         + f" and one bank of {found['bank_groups']} groups.",
         "",

@@ -1,10 +1,11 @@
 """The runs of `benchmarks.ablations`: the bank that arms start from, and each arm's training.
 
     FOLDER/start/                    the bank: rollouts of the shipped student, scored
-    FOLDER/ARM/seed-N/STAGE/         a run folder; when done: network.safetensors, trained.json, no checkpoint or store
+    FOLDER/ARM/seed-N/STAGE/         a run folder; when its time is over: network.safetensors, trained.json
     FOLDER/ARM/seed-N/STAGE/snapshots/ITERATION.safetensors      of forms: the averaged student on the way
 
-Nothing is done twice: a run goes on from its checkpoint, and what is done is passed over.
+Nothing is done twice: a run goes on from its checkpoint, one that was given fewer minutes before too, and what is done
+is passed over.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ __all__ = [
     "Options",
     "Run",
     "collect_bank",
+    "evaluation_file",
     "oracles",
     "read_network",
     "runs_of",
@@ -91,9 +93,10 @@ class Run:
         return load_recipe("demo", [*BASE, *own, *stage.overrides, *self.options.overrides])
 
     def trained(self, stage: Stage) -> dict[str, Any] | None:
-        """How the stage ended; None while it has not."""
+        """How the stage ended; None while it has more time than it had."""
         file = self.stage_folder(stage) / "trained.json"
-        return dict(load_json(file.read_bytes())) if file.exists() else None
+        ended = dict(load_json(file.read_bytes())) if file.exists() else None
+        return ended if ended and ("diverged" in ended or ended["minutes"] >= self.options.minutes) else None
 
     def snapshots(self) -> set[int]:
         """Iterations whose averaged student was kept."""
@@ -107,6 +110,11 @@ class Run:
     def next_stage(self) -> Stage | None:
         """The first that is not done."""
         return next((stage for stage in self.arm.stages if self.trained(stage) is None), None)
+
+
+def evaluation_file(folder: Path, at: int | None = None) -> Path:
+    """Where the evaluation of an arm, or of what all start from, lies; `at`: that of a snapshot."""
+    return folder / ("evaluation.json" if at is None else f"evaluation-{at}.json")
 
 
 def runs_of(names: list[str], options: Options) -> Iterator[Run]:
@@ -148,8 +156,14 @@ def _checksums(recipe: Recipe) -> str:
 
 
 def train_stage(run: Run, stage: Stage) -> None:
-    """Trains a stage to the end of its time, or for a piece. One whose loss is not finite any more ends there."""
+    """Trains a stage to the end of its time, or for a piece. One whose loss is not finite any more ends there.
+
+    What was made of it before is gone: the evaluation, and the stages that follow.
+    """
     recipe, folder = run.recipe(stage), RunFolder(run.stage_folder(stage))
+    evaluation_file(run.folder).unlink(missing_ok=True)
+    for later in run.arm.stages[run.arm.stages.index(stage) + 1 :]:
+        shutil.rmtree(run.stage_folder(later), ignore_errors=True)
     print(f"training {run.arm.name}, seed {run.seed}, {stage.name}", file=sys.stderr, flush=True)
     family = load_family(recipe, device=CPU)
     teaching = next((one for one in run.arm.stages if one.teaches_next), None)
@@ -158,7 +172,7 @@ def train_stage(run: Run, stage: Stage) -> None:
     algorithm = _algorithm(stage.algorithm, recipe, family)
     if recipe.algorithm.surrogate.fresh_share < 1:
         _start_from_bank(algorithm, recipe, folder, run.options)
-    ended: dict[str, Any] = {"minutes": run.options.minutes}
+    ended: dict[str, Any] = {"minutes": run.options.minutes, "threads": torch.get_num_threads()}
     try:
         compared = run.arm.name in FORMS
         outcome = _drive(algorithm, recipe, folder, stage, run.options, with_snapshots=compared)
@@ -171,8 +185,6 @@ def train_stage(run: Run, stage: Stage) -> None:
     network: dict[str, Tensor] = algorithm.state_dict()["networks"][stage.kept]
     _save_network(folder.path / "network.safetensors", network)
     replace_json(folder.path / "trained.json", ended)
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    shutil.rmtree(folder.store(0).parent)
 
 
 def _algorithm(kind: type[TdmR1], recipe: Recipe, family: Sd3Family) -> TdmR1:

@@ -3,11 +3,12 @@
     make ablations                       all of it: 17 arms of 20 minutes, four of them with three seeds
     python -m benchmarks.ablations --arms tdm_r1 stochastic --minutes 5 --json FILE
 
-Oracles are called in this process; two cores are meant. Everything lies in --folder and is gone on with: a killed
-command, called again, continues, and what is done is not done again. With --piece-s one piece of work is done and the
-exit status is 75 while there is more to do. Tables and figure are written to --folder (ablations.md, ablations.svg);
---only-report writes them of what there is. Which arm is what: `benchmarks/arms/catalogue.py`; when a finding counts as
-seen: `benchmarks/ablation_evaluation.py`.
+Oracles are called in this process, on as many threads as OMP_NUM_THREADS says: the same for all arms. Everything lies
+in --folder and is gone on with: a killed command, called again, continues; with more --minutes each arm goes on to
+them; what is done is not repeated. Commands with different --arms may share a folder once its bank is there. With
+--piece-s one piece of work is done and the exit status is 75 while there is more to do. Tables and figure are written
+to --folder (ablations.md, ablations.svg); --only-report writes them of what there is. Which arm is what:
+`benchmarks/arms/catalogue.py`; when a finding counts as seen: `benchmarks/ablation_evaluation.py`.
 """
 
 from __future__ import annotations
@@ -76,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         piece_s=given.piece_s,
     )
     runs = list(runs_of(given.arms, options))
-    lasted = {done["minutes"] for run in runs for stage in run.arm.stages if (done := run.trained(stage))}
-    if lasted - {options.minutes}:
-        made.error(
-            f"{options.folder} holds arms of {', '.join(map(str, lasted))} minutes: use them, or another --folder"
-        )
+    longest = max(
+        (done["minutes"] for run in runs for stage in run.arm.stages if (done := run.trained(stage))), default=0
+    )
+    if longest > options.minutes:
+        made.error(f"{options.folder} holds an arm of {longest:g} minutes: use them, or another --folder")
     while not given.only_report and next_piece(runs, options):
         if options.piece_s is not None:
             return MORE_TO_DO

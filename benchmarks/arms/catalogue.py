@@ -30,7 +30,7 @@ MakeSampler = Callable[..., tuple[Sampler, int]]
 
 START: Final = "start"
 """The shared student, before any arm."""
-BASE: Final = ("feedback.max_inflight=1", "feedback.max_free_updates=0")
+BASE: Final = ("feedback.max_inflight=1", "feedback.max_free_updates=0", "run.checkpoints_kept=1")
 """Of every arm, on the demo's recipe: oracles are called in this process, and nothing overlaps."""
 
 

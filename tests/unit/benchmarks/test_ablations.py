@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -136,7 +137,6 @@ def test_every_arm_trains(name: str, bank: Path) -> None:
     for stage in run.arm.stages:
         folder = run.stage_folder(stage)
         assert [line["iteration"] for line in read_metrics(folder)] == [1, 2]
-        assert not (folder / "checkpoints").exists() and not (folder / "store").exists()
         assert load_file(folder / "network.safetensors")
         fresh = run.recipe(stage).algorithm.surrogate.fresh_share == 1
         first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
@@ -292,8 +292,10 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
     assert "| `e11` | tilt (E11), cold | 1 | 1.000 |" in capsys.readouterr().out
     assert command("nothing", "--only-report") == 0
     with pytest.raises(SystemExit):
-        command("cut", "--minutes", "2")
-    assert "holds arms of 1.0 minutes" in capsys.readouterr().err
+        command("cut", "--minutes", "0.5")
+    assert "holds an arm of 1 minutes" in capsys.readouterr().err
+    assert command("cut", "--only-report", "--minutes", "2") == 0
+    assert "Not done: tdm_r1," in capsys.readouterr().out
     monkeypatch.setattr(ablation_runs, "_checksums", lambda _: "others")
     with pytest.raises(SystemExit, match="other weights"):
         command("cut")
@@ -301,6 +303,27 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
     assert found["benchmark"] == "ablations" and found["arms"]["tdm_r1"]["seeds"] == [0, 1]
     assert found["arms"]["tdm_r1"]["pictures_scored"] == 8
     ET.fromstring((tmp_path / "whole" / "ablations.svg").read_text())
+
+
+def test_more_minutes_go_on_from_what_there_is(bank: Path, tmp_path: Path) -> None:
+    """An arm of two stages trains its first one on, and its second one anew."""
+    shutil.copytree(bank, tmp_path, dirs_exist_ok=True) if (bank / START).exists() else collect_bank(tiny(tmp_path))
+    short = replace(tiny(tmp_path), overrides=(*TINY, "run.iterations=2"))
+    long = replace(short, minutes=2.0, overrides=(*TINY, "run.iterations=3"))
+    for name, stages in (("e12b", ["run"]), ("tuned_teacher", ["tune", "distil"])):
+        run, more = Run(ARMS[name], 7, short), Run(ARMS[name], 7, long)
+        while (stage := run.next_stage()) is not None:
+            train_stage(run, stage)
+        assert evaluate_run(run, short) and not evaluate_run(run, short)
+        first = [read_metrics(run.folder / one) for one in stages]
+        assert more.next_stage() == more.arm.stages[0]
+        while (stage := more.next_stage()) is not None:
+            train_stage(more, stage)
+        lines = [read_metrics(more.folder / one) for one in stages]
+        assert [[line["iteration"] for line in one] for one in lines] == [[1, 2, 3]] * len(stages)
+        assert lines[0][:2] == first[0], "the first stage went on"
+        assert name == "e12b" or lines[1][:2] != first[1], "the second began anew"
+        assert evaluate_run(more, long), "judged again"
 
 
 def evaluation(passed: Sequence[bool]) -> Evaluation:
@@ -335,6 +358,7 @@ def test_forms_are_compared_at_the_last_snapshot_that_all_of_them_have(tmp_path:
         (folder / "snapshots").mkdir(parents=True)
         for at in (10, 20, 40)[: 2 + number % 2]:
             (folder / "snapshots" / f"{at}.safetensors").touch()
+        (folder / "trained.json").write_text(json.dumps({"minutes": 20, "threads": 1}))
         for name, passes in (("evaluation", 8), ("evaluation-20", 4 if run.arm.name == "e12a" else 0)):
             content = evaluation_json(evaluation([i < passes for i in range(8)]))
             (run.folder / f"{name}.json").write_text(json.dumps(content))
@@ -354,7 +378,7 @@ def test_curves_are_means_over_seeds_and_stages_follow_one_another(tmp_path: Pat
         for number, stage in enumerate(run.arm.stages):
             folder = run.stage_folder(stage)
             folder.mkdir(parents=True)
-            (folder / "trained.json").write_text("{}")
+            (folder / "trained.json").write_text(json.dumps({"minutes": 2, "threads": 1}))
             line = {"iteration": 1, "elapsed_s": 30.0, "reward": 0.1 * number + 0.2 * run.seed - 0.5}
             (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert curve(runs) == [(0.5, pytest.approx(0.1)), (1.5, pytest.approx(0.2))]
