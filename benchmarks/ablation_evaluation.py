@@ -22,13 +22,12 @@ from benchmarks.arms.catalogue import ARMS, FORMS, START, Finding
 from benchmarks.raters import replace_json
 from rewardmesh.wire.strict_json import load_json
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
-from trainer.evaluate import Evaluation, evaluate, plan_heldout
+from trainer.evaluate import Evaluation, evaluate
 from trainer.evaluation_files import evaluation_json, read_evaluation
 from trainer.models.sd3 import Sd3Family
 from trainer.paired import Interval, stratified_intervals
 from trainer.recipe import Recipe
-from trainer.training_process import build_roles, initial_student, load_family
-from trainer.worlds.shapes.prompts import heldout_prompts
+from trainer.training_process import build_roles, heldout_plan, initial_student, load_family
 
 __all__ = ["common_snapshot", "difference", "evaluate_run", "read_evaluation_of", "verdict"]
 
@@ -55,12 +54,7 @@ def _evaluate(run: Run | None, recipe: Recipe, family: Sd3Family, network: nn.Mo
     settings, arm = recipe.evaluation, ARMS["tdm_r1"] if run is None else run.arm
     name = START if run is None else arm.name
     print(f"evaluating {name}", file=sys.stderr, flush=True)
-    plan = plan_heldout(
-        heldout_prompts(),
-        prompts_per_kind=settings.prompts_per_kind,
-        pictures_per_kind=settings.pictures_per_kind,
-        seed=settings.seed,
-    )
+    plan = heldout_plan(recipe)
     sampler, nfe = arm.sample_with(family, network.eval().requires_grad_(False), num_steps=NUM_STUDENT_STEPS)
     with torch.inference_mode():
         return evaluate(

@@ -27,10 +27,10 @@ from deploy.oracles_in_process import OraclesInProcess
 from deploy.runs import find_run
 from deploy.settings import load_settings
 from rewardmesh.wire.strict_json import load_json
-from trainer.evaluate import Evaluation, evaluate, plan_heldout
+from trainer.evaluate import Evaluation, evaluate
 from trainer.evaluation_files import HELDOUT_FILE, read_evaluation
 from trainer.recipe import Recipe, parse_recipe
-from trainer.worlds.shapes.prompts import heldout_prompts
+from trainer.training_process import heldout_plan
 
 
 def ended_with(folder: Path) -> Evaluation:
@@ -43,16 +43,15 @@ def ended_with(folder: Path) -> Evaluation:
 
 def draw_with_teacher(recipe: Recipe) -> Evaluation:
     """The pictures that a run of this recipe is judged by, drawn by the shipped teacher at 80 NFE."""
-    settings = recipe.evaluation
-    plan = plan_heldout(
-        heldout_prompts(),
-        prompts_per_kind=settings.prompts_per_kind,
-        pictures_per_kind=settings.pictures_per_kind,
-        seed=settings.seed,
-    )
     teacher = Networks().find("teacher")
     with torch.inference_mode():
-        return evaluate(plan, sampler=teacher.sampler, judge=OraclesInProcess().judge, name="teacher", nfe=teacher.nfe)
+        return evaluate(
+            heldout_plan(recipe),
+            sampler=teacher.sampler,
+            judge=OraclesInProcess().judge,
+            name="teacher",
+            nfe=teacher.nfe,
+        )
 
 
 def content_of(runs: Mapping[str, Evaluation], teacher: Evaluation) -> dict[str, Any]:

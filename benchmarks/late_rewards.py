@@ -48,7 +48,7 @@ from services.preference.model import QueueSettings
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.checkpoint import CheckpointFolder
 from trainer.coordination import Solo
-from trainer.evaluate import HeldoutPicture, plan_heldout
+from trainer.evaluate import HeldoutPicture
 from trainer.late_answers import LATE_SUMS
 from trainer.loop import Loop
 from trainer.models.sd3 import Sd3Family
@@ -57,8 +57,7 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.report import read_metrics, write_report
 from trainer.run_folder import RunFolder
 from trainer.samplers import student_sampler
-from trainer.training_process import build_algorithm, load_family, model_folder, training_prompts
-from trainer.worlds.shapes.prompts import heldout_prompts
+from trainer.training_process import build_algorithm, heldout_plan, load_family, model_folder, training_prompts
 
 MORE_TO_DO = 75
 _CPU = torch.device("cpu")
@@ -172,7 +171,7 @@ def evaluate(recipe: Recipe, run: Path | None) -> dict[str, Any]:
             raise SystemExit(f"{run} holds no checkpoint: remove it and begin anew")
         network = family.new_transformer()
         network.load_state_dict(dict(checkpoint.networks["ema_student"]))
-    plan, pictures = _plan(recipe), _sample(family, network, _plan(recipe))
+    plan, pictures = heldout_plan(recipe), _sample(family, network, heldout_plan(recipe))
     rewards = _judges().score(list(pictures), [item.spec for item in plan])
     return {"rewards": rewards, "taste": blueness(pictures).tolist()}
 
@@ -180,16 +179,6 @@ def evaluate(recipe: Recipe, run: Path | None) -> dict[str, Any]:
 @cache
 def _judges() -> OraclesInProcess:
     return OraclesInProcess()
-
-
-def _plan(recipe: Recipe) -> list[HeldoutPicture]:
-    settings = recipe.evaluation
-    return plan_heldout(
-        heldout_prompts(),
-        prompts_per_kind=settings.prompts_per_kind,
-        pictures_per_kind=settings.pictures_per_kind,
-        seed=settings.seed,
-    )
 
 
 def _sample(family: Sd3Family, network: torch.nn.Module, plan: Sequence[HeldoutPicture]) -> NDArray[np.uint8]:
@@ -254,7 +243,7 @@ def next_piece(given: argparse.Namespace) -> bool:
 
 def figures_of(bound: str, given: argparse.Namespace) -> list[Figure]:
     """One arm's figures."""
-    folder, plan = arm_folder(given, bound), _plan(recipe_of(bound, given))
+    folder, plan = arm_folder(given, bound), heldout_plan(recipe_of(bound, given))
     before, after = (load_json(path.read_bytes()) for path in (folder.parent / "before.json", folder / "after.json"))
     found, lines = compare(plan, before, after), read_metrics(folder)
     late = {name: sum(line["late"][name] for line in lines) for name in LATE_SUMS}

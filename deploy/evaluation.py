@@ -17,12 +17,11 @@ from deploy.judging import StackJudge
 from rewardmesh.wire.errors import RecipeError
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
 from trainer.checkpoint import CheckpointFolder
-from trainer.evaluate import Evaluation, HeldoutPicture, Sampler, evaluate, plan_heldout
+from trainer.evaluate import Evaluation, HeldoutPicture, Sampler, evaluate
 from trainer.models.sd3 import Sd3Family
 from trainer.recipe import Recipe
 from trainer.samplers import student_sampler, teacher_sampler
-from trainer.training_process import build_roles, initial_student, load_family
-from trainer.worlds.shapes.prompts import heldout_prompts
+from trainer.training_process import build_roles, heldout_plan, initial_student, load_family
 
 __all__ = ["Evaluator", "Which"]
 
@@ -38,7 +37,6 @@ class Evaluator:
 
     def __init__(self, recipe: Recipe, *, redis_url: str) -> None:
         """Loads the pipeline. Raises WeightsMissing."""
-        settings = recipe.evaluation
         for libraries in (diffusers_logging, transformers_logging):
             libraries.disable_progress_bar()  # they would draw over ours
         self._recipe = recipe
@@ -46,12 +44,7 @@ class Evaluator:
         device = torch.device("cuda" if recipe.use_gpu and torch.cuda.is_available() else "cpu")
         self.family: Sd3Family = load_family(recipe, device=device)
         self._roles = build_roles(recipe.model, self.family)
-        self.plan: list[HeldoutPicture] = plan_heldout(
-            heldout_prompts(),
-            prompts_per_kind=settings.prompts_per_kind,
-            pictures_per_kind=settings.pictures_per_kind,
-            seed=settings.seed,
-        )
+        self.plan: list[HeldoutPicture] = heldout_plan(recipe)
 
     def shipped(self, which: Which, *, name: str | None = None, tell: Tell | None = None) -> Evaluation:
         """What a run begins with: the teacher with guidance and many steps, the student with few."""

@@ -18,14 +18,13 @@ from rewardmesh.wire.errors import RecipeError
 from rewardmesh.wire.strict_json import dump_json
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.coordination import Solo
-from trainer.evaluate import evaluate, plan_heldout
+from trainer.evaluate import evaluate
 from trainer.in_process_feedback import InProcessFeedback
 from trainer.loop import Loop, RunOutcome
 from trainer.recipe import Recipe
 from trainer.run_folder import RunFolder
 from trainer.samplers import student_sampler
-from trainer.training_process import build_algorithm, load_family, training_prompts, with_absolute_folder
-from trainer.worlds.shapes.prompts import heldout_prompts
+from trainer.training_process import build_algorithm, heldout_plan, load_family, training_prompts, with_absolute_folder
 
 __all__ = ["HELDOUT_FILE", "device_of", "post_train"]
 
@@ -86,12 +85,7 @@ def _measure(
 ) -> None:
     del checkpoint
     settings = recipe.evaluation
-    plan = plan_heldout(
-        heldout_prompts(),
-        prompts_per_kind=settings.prompts_per_kind,
-        pictures_per_kind=settings.pictures_per_kind,
-        seed=settings.seed,
-    )
+    plan = heldout_plan(recipe)
     sampler, nfe = student_sampler(algorithm.family, algorithm.ema_student, num_steps=algorithm.num_steps)
     with torch.inference_mode():
         found = evaluate(

@@ -31,7 +31,18 @@ Work = Annotated[Path, typer.Option(help="Folder of checkpoints, to go on from."
 To = Annotated[Path, typer.Option(help="Folder of finished weights.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps in all.")]
 Seed = Annotated[int, typer.Option(min=0)]
-Device = Annotated[str, typer.Option(help="Where networks and oracles compute: cpu, or cuda.")]
+
+
+def _known_device(device: str) -> str:
+    if device != "cpu":
+        import torch
+
+        if device != "cuda" or not torch.cuda.is_available():
+            raise typer.BadParameter(f"{device} is no device of this machine: use cpu, or cuda where there is a GPU")
+    return device
+
+
+Device = Annotated[str, typer.Option(help="Where networks and oracles compute: cpu, or cuda.", callback=_known_device)]
 Lora = Annotated[bool, typer.Option(help="As LoRA adapters on the teacher, in the folder `lora`.")]
 _WORK = Path("runs/world")
 _STUDENT_STEPS = 4

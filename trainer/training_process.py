@@ -24,6 +24,7 @@ from trainer.algorithms.interface import Algorithm
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.buffer_feedback import BufferFeedback
 from trainer.coordination import Workers
+from trainer.evaluate import HeldoutPicture, plan_heldout
 from trainer.feedback import Feedback
 from trainer.models.full_copies import FullCopies
 from trainer.models.lora import LoraRoles
@@ -33,7 +34,7 @@ from trainer.recipe import Recipe
 from trainer.recipe_sections import FeedbackSettings, ModelSettings
 from trainer.rewards import scored_boundaries
 from trainer.rollouts import Decode, Prompt, seed_for
-from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
+from trainer.worlds.shapes.prompts import PromptSpec, heldout_prompts, train_prompts
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "build_algorithm",
     "build_parts",
     "build_roles",
+    "heldout_plan",
     "initial_student",
     "load_family",
     "model_folder",
@@ -168,6 +170,17 @@ def training_prompts(recipe: Recipe) -> list[PromptSpec]:
     if not any(settings.kind_weights.get(spec.kind, 1.0) > 0 for spec in chosen):
         raise RecipeError("no kind of prompt is left", "prompts.kind_weights", "give one a weight above 0")
     return chosen
+
+
+def heldout_plan(recipe: Recipe) -> list[HeldoutPicture]:
+    """The held-out pictures that runs of this recipe are judged by."""
+    settings = recipe.evaluation
+    return plan_heldout(
+        heldout_prompts(),
+        prompts_per_kind=settings.prompts_per_kind,
+        pictures_per_kind=settings.pictures_per_kind,
+        seed=settings.seed,
+    )
 
 
 def stream_settings(recipe: Recipe) -> StreamSettings:

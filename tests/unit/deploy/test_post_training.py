@@ -46,6 +46,9 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(RecipeError, match="use_gpu"):
         device_of(load_recipe("gpu"))
+    for command, device in (("distil", "cuda"), ("measure", "cuda"), ("fit-surrogate", "tpu")):
+        ended = CliRunner().invoke(app, [command, "--device", device])
+        assert ended.exit_code == 2 and "use cpu, or cuda" in " ".join(ended.output.replace("│", "").split())
 
 
 def test_the_command_writes_what_training_goes_on_from(tmp_path: Path) -> None:
