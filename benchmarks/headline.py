@@ -1,6 +1,6 @@
 """The headline: do four steps, reinforced, beat the eighty that they came from? And is it so for a second judge?
 
-    python -m benchmarks.headline [--run RUN] [--quick] [--json FILE]
+    python -m benchmarks.headline [--run RUN] [--quick] [--json FILE] [--grid FILE]
 
 Evaluates what ships: the teacher at 80 and at 4 NFE, TDM's student and TDM-R1's at 4; `--run RUN` takes the newest
 checkpoint of a run for the last. All by the oracles that rewarded, and by the independent evaluator that never did. A
@@ -31,6 +31,7 @@ from deploy.oracles_in_process import OraclesInProcess
 from rewardmesh.wire.errors import RecipeError, WeightsMissing
 from trainer.evaluate import Evaluation, Judge, evaluate, plan_heldout
 from trainer.paired import Interval, overall_interval, paired_difference
+from trainer.pictures import write_comparison
 from trainer.worlds.shapes.prompts import heldout_prompts
 from trainer.worlds.shapes.vocabulary import KINDS
 
@@ -77,6 +78,17 @@ def judge_network(network: Network, name: str, *, pictures_per_kind: int, judges
     with torch.inference_mode():
         first = evaluate(plan, sampler=network.sampler, judge=judges[0], name=name, nfe=network.nfe, progress=tell)
         return Judged(first, judged_by(first, plan, judges[1]))
+
+
+def write_grid(file: Path, networks: Mapping[str, Network], judge: Judge) -> None:
+    """The same prompts from the same noise by each network, marked by the oracles; none is picked by its outcome."""
+    plan = plan_heldout(heldout_prompts(), prompts_per_kind=2, pictures_per_kind=6, seed=_SEED)
+    with torch.inference_mode():
+        drawn = [
+            evaluate(plan, sampler=network.sampler, judge=judge, name=name.rpartition("_")[0], nfe=network.nfe)
+            for name, network in networks.items()
+        ]
+    write_comparison(file, drawn, title="The same prompts and seeds by each network", scale=2)
 
 
 def content_of(judged: Mapping[str, Judged], missing: Mapping[str, str]) -> dict[str, Any]:
@@ -162,6 +174,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument(
         "--sheets", type=Path, metavar="FOLDER", help="also write there what the two judges see differently"
     )
+    made.add_argument("--grid", type=Path, metavar="FILE", help="also draw the same prompts by each of them, as PNG")
     made.add_argument("--device", default="cpu", help="where pictures are drawn (default cpu)")
     return made.parse_args()
 
@@ -173,11 +186,12 @@ def main() -> int:
     teachers = arguments.teacher_per_kind or (2 if arguments.quick else 100)
     networks, judges = Networks(device=arguments.device), (OraclesInProcess().judge, IndependentJudge())
     judged: dict[str, Judged] = {}
+    found: dict[str, Network] = {}
     missing: dict[str, str] = {}
     for name in (arguments.only or ",".join(NETWORKS)).split(","):
         asked = arguments.run if arguments.run and name == "tdm_r1_4" else NETWORKS[name]
         try:
-            network = networks.find(asked)
+            network = found[name] = networks.find(asked)
         except (RecipeError, WeightsMissing) as error:
             missing[name] = str(error)
             continue
@@ -191,6 +205,8 @@ def main() -> int:
         if arguments.sheets:
             _write_sheet(arguments.sheets, name, one)
     print_table(table_of(judged), *lines)
+    if arguments.grid:
+        write_grid(arguments.grid, found, judges[0])
     write("headline", {"quick": arguments.quick, **content_of(judged, missing)}, json_file=arguments.json)
     return 1 if "tdm_r1_4" in judged and judged["tdm_r1_4"].too_far_apart else 0
 

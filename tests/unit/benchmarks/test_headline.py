@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks.headline import NETWORKS, Judged, content_of, judge_network, table_of
+from benchmarks.headline import NETWORKS, Judged, content_of, judge_network, table_of, write_grid
 from benchmarks.networks import Network
 from benchmarks.two_judges import TwoWay, disagreement_sheet, judged_by, two_way
 from rewardmesh.wire.strict_json import dump_json
@@ -74,6 +76,14 @@ def test_figures_have_the_names_that_are_looked_up_and_null_where_there_is_nothi
     assert content["missing"] == {"tdm_r1_4": "no such network ships"}
     dump_json(content)
     assert table_of(judged).row_count == len(KINDS) + 6
+
+
+def test_the_grid_has_a_column_for_each_network_and_every_kind(tmp_path: Path) -> None:
+    one, two = ({name: Network(name, draw_grey, 4) for name in names} for names in (["tdm_4"], ["tdm_4", "tdm_r1_4"]))
+    write_grid(tmp_path / "one.png", one, brightness_judge)
+    write_grid(tmp_path / "two.png", two, brightness_judge)
+    with Image.open(tmp_path / "one.png") as narrow, Image.open(tmp_path / "two.png") as wide:
+        assert wide.width > narrow.width and wide.height == narrow.height > 2 * len(KINDS) * 32
 
 
 def test_tdm_r1_is_held_against_its_teacher() -> None:
