@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, Final
 
-from benchmarks.ablation_evaluation import common_snapshot, difference, read_evaluation_of, verdict
+from benchmarks.ablation_evaluation import common_snapshot, difference, read_evaluation_of, start_folder, verdict
 from benchmarks.ablation_figure import figure
 from benchmarks.ablation_runs import Options, Run
 from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, START, Finding
@@ -25,11 +25,11 @@ def summary(runs: Sequence[Run], options: Options) -> dict[str, Any]:
     """Everything that is known so far, as plain JSON."""
     start = read_evaluation_of(options.folder / START)
     at = common_snapshot(runs)
-    arms = {name: line for name in _names(runs) if (line := _arm_line(_of(runs, name), start))}
-    found = [line for one in FINDINGS if (line := _finding_line(one, runs, start))]
+    arms = {name: line for name in _names(runs) if (line := _arm_line(_of(runs, name), options))}
+    found = [line for one in FINDINGS if (line := _finding_line(one, runs, options))]
     if at is not None:
         compared = [one for one in FINDINGS if {one.higher, one.lower} <= set(FORMS)]
-        found += [line for one in compared if (line := _finding_line(one, runs, start, at=at))]
+        found += [line for one in compared if (line := _finding_line(one, runs, options, at=at))]
     curves = {name: [list(point) for point in curve(_of(runs, name))] for name in _names(runs)}
     return {
         "minutes": options.minutes,
@@ -55,8 +55,8 @@ def _evaluation(run: Run, at: int | None = None) -> Evaluation | None:
     return None if at is None and run.next_stage() is not None else read_evaluation_of(run.folder, at)
 
 
-def _arm_line(runs: Sequence[Run], start: Evaluation | None) -> dict[str, Any] | None:
-    """Of the seeds that are done."""
+def _arm_line(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Of the seeds that are done. An arm rises from the start as it samples it itself."""
     ended = [(run, found) for run in runs if (found := _evaluation(run)) is not None]
     if not ended:
         return None
@@ -77,7 +77,9 @@ def _arm_line(runs: Sequence[Run], start: Evaluation | None) -> dict[str, Any] |
             {int(done["threads"]) for run, _ in ended for stage in run.arm.stages if (done := run.trained(stage))}
         ),
     }
+    start = read_evaluation_of(start_folder(runs[0].arm, options))
     if start is not None:
+        line["start"] = start.overall
         interval, by_seed = difference(evaluations, [start] * len(evaluations))
         line |= {"rise": asdict(interval), "rise_by_seed": by_seed}
     return line
@@ -88,9 +90,12 @@ def _scored(line: dict[str, Any]) -> int:
 
 
 def _finding_line(
-    finding: Finding, runs: Sequence[Run], start: Evaluation | None, *, at: int | None = None
+    finding: Finding, runs: Sequence[Run], options: Options, *, at: int | None = None
 ) -> dict[str, Any] | None:
-    """None unless both arms are done with at least one seed in common."""
+    """None unless both arms are done with at least one seed in common. Arms that sample differently, and so do not
+    start from the same accuracy, are compared by how far they rose.
+    """
+    start = read_evaluation_of(options.folder / START)
     higher, lower = (
         {run.seed: found for run in _of(runs, name) if (found := _evaluation(run, at)) is not None}
         for name in (finding.higher, finding.lower)
@@ -100,15 +105,26 @@ def _finding_line(
     seeds = sorted(higher.keys() & lower.keys())
     if not seeds:
         return None
-    interval, by_seed = difference([higher[seed] for seed in seeds], [lower[seed] for seed in seeds])
+    starts = _unlike_starts(finding, options)
+    interval, by_seed = difference([higher[n] for n in seeds], [lower[n] for n in seeds], starts=starts)
     return {
         **asdict(finding),
+        "of": "accuracy" if starts is None else "rise",
         "at": _AT_TIME if at is None else _AT_CALLS,
         "seeds": seeds,
         "difference": asdict(interval),
         "by_seed": by_seed,
         "verdict": verdict(finding, interval, by_seed),
     }
+
+
+def _unlike_starts(finding: Finding, options: Options) -> tuple[Evaluation, Evaluation] | None:
+    """Of the two arms, where one samples otherwise; else None."""
+    if finding.lower == START:
+        return None
+    folders = [start_folder(ARMS[name], options) for name in (finding.higher, finding.lower)]
+    one, other = map(read_evaluation_of, folders)
+    return None if folders[0] == folders[1] or one is None or other is None else (one, other)
 
 
 def curve(runs: Sequence[Run]) -> Points:
@@ -162,8 +178,8 @@ def markdown(found: dict[str, Any]) -> str:
         + (f" (strict {found['start']:.3f} held out)" if found["start"] is not None else "")
         + f" and one bank of {found['bank_groups']} groups.",
         "",
-        "| arm | what | seeds | strict, held out | rise [95 %] | iterations | pictures scored |",
-        "|---|---|--:|--:|--:|--:|--:|",
+        "| arm | what | seeds | start | strict, held out | rise [95 %] | iterations | pictures scored |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, arm in found["arms"].items():
         spread = f" ({min(arm['strict']):.3f}–{max(arm['strict']):.3f})" if len(arm["strict"]) > 1 else ""
@@ -171,6 +187,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"`{name}`",
             arm["says"],
             str(len(arm["seeds"])),
+            f"{arm['start']:.3f}" if "start" in arm else "",
             f"{fmean(arm['strict']):.3f}{spread}",
             _interval(arm.get("rise")),
             f"{arm['iterations']:.0f}" + (", diverged" if arm["diverged"] else ""),
@@ -189,7 +206,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"`{one['higher']}` − `{one['lower']}`",
             one["at"],
             str(len(one["seeds"])),
-            _interval(one["difference"]),
+            _interval(one["difference"]) + (" of the rises" if one["of"] == "rise" else ""),
             f"**{one['verdict']}**",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.ablation_evaluation import common_snapshot, evaluate_run
+from benchmarks.ablation_evaluation import common_snapshot, evaluate_run, evaluate_start
 from benchmarks.ablation_report import draw, markdown, summary
 from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
 from benchmarks.arms.catalogue import ARMS, FORMS
@@ -29,18 +29,19 @@ MORE_TO_DO = 75
 
 def next_piece(runs: Sequence[Run], options: Options) -> bool:
     """Does the next piece of work that is missing; False if nothing is."""
-    if collect_bank(options) or evaluate_run(None, options):
+    arms = {ARMS["tdm_r1"].name: ARMS["tdm_r1"], **{run.arm.name: run.arm for run in runs}}
+    if collect_bank(options) or any(evaluate_start(arm, options) for arm in arms.values()):
         return True
     for run in runs:
         stage = run.next_stage()
         if stage is not None:
             train_stage(run, stage)
             return True
-        if evaluate_run(run, options):
+        if evaluate_run(run):
             return True
     at = common_snapshot(runs)
     forms = [run for run in runs if run.arm.name in FORMS]
-    return at is not None and any(evaluate_run(run, options, at=at) for run in forms)
+    return at is not None and any(evaluate_run(run, at=at) for run in forms)
 
 
 def write_report(runs: Sequence[Run], options: Options, json_file: Path | None) -> None:

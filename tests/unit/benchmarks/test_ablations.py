@@ -160,7 +160,7 @@ def test_an_arm_that_diverges_ends_with_what_it_had(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(TdmR1, "student_step", student_step)
     train_stage(run, run.arm.stages[0])
     assert run.next_stage() is None and len(read_metrics(run.folder / "run")) == 1
-    assert evaluate_run(run, run.options)
+    assert evaluate_run(run)
     found = summary([run], run.options)
     assert found["arms"]["e9"]["diverged"] == [0] and "| 1, diverged |" in markdown(found)
 
@@ -289,7 +289,7 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
     monkeypatch.setattr(ablation_evaluation, "_evaluate", again)
     capsys.readouterr()
     assert command("cut") == 0
-    assert "| `e11` | tilt (E11), cold | 1 | 1.000 |" in capsys.readouterr().out
+    assert "| `e11` | tilt (E11), cold | 1 | 1.000 | 1.000 |" in capsys.readouterr().out
     assert command("nothing", "--only-report") == 0
     with pytest.raises(SystemExit):
         command("cut", "--minutes", "0.5")
@@ -314,7 +314,7 @@ def test_more_minutes_go_on_from_what_there_is(bank: Path, tmp_path: Path) -> No
         run, more = Run(ARMS[name], 7, short), Run(ARMS[name], 7, long)
         while (stage := run.next_stage()) is not None:
             train_stage(run, stage)
-        assert evaluate_run(run, short) and not evaluate_run(run, short)
+        assert evaluate_run(run) and not evaluate_run(run)
         first = [read_metrics(run.folder / one) for one in stages]
         assert more.next_stage() == more.arm.stages[0]
         while (stage := more.next_stage()) is not None:
@@ -323,7 +323,7 @@ def test_more_minutes_go_on_from_what_there_is(bank: Path, tmp_path: Path) -> No
         assert [[line["iteration"] for line in one] for one in lines] == [[1, 2, 3]] * len(stages)
         assert lines[0][:2] == first[0], "the first stage went on"
         assert name == "e12b" or lines[1][:2] != first[1], "the second began anew"
-        assert evaluate_run(more, long), "judged again"
+        assert evaluate_run(more), "judged again"
 
 
 def evaluation(passed: Sequence[bool]) -> Evaluation:
@@ -336,6 +336,8 @@ def test_the_difference_is_paired_by_picture_and_averaged_over_seeds() -> None:
     interval, by_seed = difference([every, half], [none, none])
     assert interval.value == pytest.approx(0.75) and by_seed == [1.0, 0.5]
     assert interval.low == pytest.approx(0.75)  # every prompt's two pictures differ by as much
+    rises, by_seed = difference([every], [every], starts=(half, none))
+    assert rises.value == pytest.approx(-0.5) and by_seed == [-0.5]
     with pytest.raises(ValueError, match="same held-out prompts"):
         difference([every], [evaluation([True] * 6)])
 
