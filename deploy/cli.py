@@ -132,7 +132,7 @@ def amend(
 
 @app.command()
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder, its name, or `student` or `teacher`.")],
+    run: Annotated[str, typer.Argument(help="A run folder, its name, or `student`, `tdm_r1` or `teacher`.")],
     overrides: Overrides = None,
 ) -> None:
     """Measure held-out accuracy of a run's newest checkpoint, or of a shipped network."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from rich.console import Console
@@ -19,7 +19,13 @@ from rewardmesh.wire.buffer import redact
 from rewardmesh.wire.errors import RewardmeshError
 from rewardmesh.wire.strict_json import dump_json
 
+if TYPE_CHECKING:
+    from deploy.evaluation import Which
+
 __all__ = ["evaluate_run", "show_status", "start_stack", "stop_here", "train_run", "world_commands"]
+
+
+_SHIPPED: Final[dict[str, Which]] = {"teacher": "teacher", "student": "student", "tdm_r1": "tdm_r1"}
 
 
 def start_stack(settings: Settings, *, foreground: bool) -> None:
@@ -126,9 +132,9 @@ def evaluate_run(settings: Settings, run: str, *, overrides: list[str]) -> None:
     from trainer.recipe import load_recipe
     from trainer.report import write_report
 
-    shipped = run in {"student", "teacher"}
-    folder = settings.run_root / f"evaluation-{run}" if shipped else find_run(settings.run_root, run)
-    recipe = load_recipe("demo" if shipped else folder / "recipe.yaml", overrides)
+    which = _SHIPPED.get(run)
+    folder = settings.run_root / f"evaluation-{run}" if which else find_run(settings.run_root, run)
+    recipe = load_recipe("demo" if which else folder / "recipe.yaml", overrides)
     if recipe.model.folder == "shapes":
         require_world()
     console = Console()
@@ -139,9 +145,9 @@ def evaluate_run(settings: Settings, run: str, *, overrides: list[str]) -> None:
         from deploy.evaluation import Evaluator
 
         evaluator = Evaluator(recipe, redis_url=stack.redis_url)
-        if shipped:
-            with counting(console, f"evaluating the {run}") as tell:
-                evaluations = [evaluator.shipped("teacher" if run == "teacher" else "student", tell=tell)]
+        if which:
+            with counting(console, f"evaluating the shipped {which}") as tell:
+                evaluations = [evaluator.shipped(which, tell=tell)]
             difference = None
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "evaluation.json").write_text(dump_json(evaluation_json(evaluations[0])) + "\n")

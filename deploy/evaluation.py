@@ -1,4 +1,4 @@
-"""Held-out evaluation of the networks that there are: the shipped teacher and student, and any run's student.
+"""Held-out evaluation of the networks that there are: the shipped teacher and students, and any run's student.
 
 Puts together the world's prompts, the samplers and the judge. What is counted and how is `trainer.evaluate`'s.
 """
@@ -21,11 +21,11 @@ from trainer.evaluate import Evaluation, HeldoutPicture, Sampler, evaluate
 from trainer.models.sd3 import Sd3Family
 from trainer.recipe import Recipe
 from trainer.samplers import student_sampler, teacher_sampler
-from trainer.training_process import build_roles, heldout_plan, initial_student, load_family
+from trainer.training_process import build_roles, heldout_plan, initial_student, load_family, shipped_student
 
 __all__ = ["Evaluator", "Which"]
 
-Which = Literal["teacher", "student"]
+Which = Literal["teacher", "student", "tdm_r1"]
 Tell = Callable[[int, int], None]
 
 
@@ -47,10 +47,14 @@ class Evaluator:
         self.plan: list[HeldoutPicture] = heldout_plan(recipe)
 
     def shipped(self, which: Which, *, name: str | None = None, tell: Tell | None = None) -> Evaluation:
-        """What a run begins with: the teacher with guidance and many steps, the student with few."""
+        """What ships: the teacher with guidance and many steps; with few, the student that runs begin with, and the one
+        that TDM-R1 made of it. Raises WeightsMissing.
+        """
         settings = self._recipe.evaluation
         if which == "student":
-            return self._student(initial_student(self._recipe, self._roles), name or "student", tell)
+            return self._student(initial_student(self._recipe, self._roles), name or which, tell)
+        if which == "tdm_r1":
+            return self._student(shipped_student(self._recipe, self._roles, which), name or which, tell)
         sampler, nfe = teacher_sampler(
             self.family,
             self.family.teacher,

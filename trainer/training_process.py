@@ -47,6 +47,7 @@ __all__ = [
     "load_family",
     "model_folder",
     "open_buffer_feedback",
+    "shipped_student",
     "stream_settings",
     "training_prompts",
     "with_absolute_folder",
@@ -128,10 +129,16 @@ def build_roles(settings: ModelSettings, family: Sd3Family) -> Roles:
 
 def initial_student(recipe: Recipe, roles: Roles) -> nn.Module:
     """The student that a run of the recipe begins with. Raises WeightsMissing."""
-    folder = roles.shipped(model_folder(recipe)) / "student"
+    shipped = recipe.algorithm.student.initial_weights == "shipped"
+    return shipped_student(recipe, roles, "student") if shipped else roles.new()
+
+
+def shipped_student(recipe: Recipe, roles: Roles, name: str) -> nn.Module:
+    """A student that ships: `student`, of TDM, or `tdm_r1`. Raises WeightsMissing."""
+    folder = roles.shipped(model_folder(recipe)) / name
     try:
-        return roles.new(folder if recipe.algorithm.student.initial_weights == "shipped" else None)
-    except FileNotFoundError as error:
+        return roles.new(folder)
+    except OSError as error:
         raise WeightsMissing(str(error), str(folder), "see `rewardmesh doctor`") from error
 
 
