@@ -79,7 +79,7 @@ class World:
     async def open(self, **options: Any) -> AsyncIterator[Watched]:
         """A browser of its own, with its own cookies."""
         context = await self.browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         await context.add_init_script(_REPORT_VIOLATIONS)
         watched = Watched(context, self.url)
         try:

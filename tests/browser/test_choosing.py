@@ -180,7 +180,7 @@ async def test_a_lease_lasts_as_long_as_somebody_is_there(short: World) -> None:
             await asyncio.sleep(0.2)
         assert "Yours for" in await page.inner_text("#lease")
         assert await source(page) == first
-        await page.get_by_text("This pair went to someone else").wait_for(timeout=30_000)  # nobody moves any more
+        await page.get_by_text("This pair went to someone else").wait_for()  # nobody moves any more
         await picture_of(page, "expired")
         await page.keyboard.press("1")
         await page.keyboard.press("Enter")  # "Go on" has the focus
