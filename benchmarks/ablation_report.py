@@ -172,7 +172,7 @@ def draw(runs: Sequence[Run], options: Options) -> str:
 def markdown(found: dict[str, Any]) -> str:
     """The two tables."""
     threads = sorted({number for arm in found["arms"].values() for number in arm["threads"]})
-    on = f", on {' or '.join(map(str, threads))} threads" if threads else ""
+    on = f", on {' or '.join(map(str, threads))} thread{'' if threads == [1] else 's'}" if threads else ""
     lines = [
         f"Each arm for {found['minutes']:g} minutes of training{on}, from the shipped student"
         + (f" (strict {found['start']:.3f} held out)" if found["start"] is not None else "")
