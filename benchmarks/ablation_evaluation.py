@@ -55,6 +55,7 @@ def evaluate_start(arm: Arm, options: Options) -> bool:
     recipe = start_recipe(options)
     family = load_family(recipe, device=CPU)
     student = initial_student(recipe, build_roles(recipe.model, family))
+    file.parent.mkdir(parents=True, exist_ok=True)
     replace_json(file, evaluation_json(_evaluate(arm, START, recipe, family, student)))
     return True
 

@@ -19,7 +19,14 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
 from benchmarks import ablation_evaluation, ablation_runs, ablations
-from benchmarks.ablation_evaluation import common_snapshot, difference, evaluate_run, verdict
+from benchmarks.ablation_evaluation import (
+    common_snapshot,
+    difference,
+    evaluate_run,
+    evaluate_start,
+    start_folder,
+    verdict,
+)
 from benchmarks.ablation_report import curve, draw, markdown, summary
 from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
 from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, PAPER, START, Finding
@@ -350,6 +357,21 @@ def test_a_finding_is_seen_only_outside_the_interval_and_in_every_seed() -> None
     assert verdict(directed, about, [0.1]) == "undecided"
     assert verdict(directed, below, [-0.2]) == "the opposite is seen"
     assert verdict(open_one, above, [0.2]) == "a is higher" and verdict(open_one, below, [-0.2]) == "b is higher"
+
+
+def test_an_arm_that_samples_otherwise_has_a_start_of_its_own(tmp_path: Path) -> None:
+    options = tiny(tmp_path)
+    assert start_folder(ARMS["tdm_r1"], options) == start_folder(ARMS["e9"], options) == tmp_path / START
+    for arm in (ARMS["tdm_r1"], ARMS["stochastic"]):
+        assert evaluate_start(arm, options) and not evaluate_start(arm, options)
+        run = Run(arm, 0, options)
+        run.stage_folder(arm.stages[0]).mkdir(parents=True)
+        (run.stage_folder(arm.stages[0]) / "trained.json").write_text(json.dumps({"minutes": 1, "threads": 1}))
+        (run.folder / "evaluation.json").write_bytes((tmp_path / START / "evaluation.json").read_bytes())
+    found = summary([Run(ARMS[name], 0, options) for name in ("tdm_r1", "stochastic")], options)
+    assert found["arms"]["stochastic"]["start"] == 1.0
+    of = {one["lower"]: one["of"] for one in found["findings"]}
+    assert of["stochastic"] == "rise" and of[START] == "accuracy"
 
 
 def test_forms_are_compared_at_the_last_snapshot_that_all_of_them_have(tmp_path: Path) -> None:
