@@ -20,16 +20,13 @@ from safetensors.torch import load_file
 
 from benchmarks import ablation_evaluation, ablation_runs, ablations
 from benchmarks.ablation_evaluation import (
-    common_snapshot,
-    difference,
     evaluate_run,
     evaluate_start,
     start_folder,
-    verdict,
 )
-from benchmarks.ablation_report import curve, draw, markdown, summary
+from benchmarks.ablation_report import markdown, summary
 from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
-from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, PAPER, START, Finding
+from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, PAPER, START
 from benchmarks.arms.elsewhere import Elsewhere
 from benchmarks.arms.reward_on_student import MatchingAlone, RewardOnStudent
 from benchmarks.arms.stochastic import StochasticTdmR1, stochastic_sampler
@@ -39,11 +36,8 @@ from rewardmesh.wire.messages import OracleInfo, Scored
 from trainer.algorithms.draws import seeded
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.tdm_r1 import TdmR1
-from trainer.evaluate import Evaluation, Outcome
-from trainer.evaluation_files import evaluation_json
 from trainer.feedback import PictureGroup, PictureSample
 from trainer.models.sd3 import Sd3Family
-from trainer.paired import Interval
 from trainer.recipe import load_recipe
 from trainer.report import read_metrics
 from trainer.training_process import build_roles
@@ -333,32 +327,6 @@ def test_more_minutes_go_on_from_what_there_is(bank: Path, tmp_path: Path) -> No
         assert evaluate_run(more), "judged again"
 
 
-def evaluation(passed: Sequence[bool]) -> Evaluation:
-    outcomes = [Outcome(f"p{i // 2}", "kind", "", i, one) for i, one in enumerate(passed)]
-    return Evaluation("x", 4, tuple(outcomes), 1.0, 1.0)
-
-
-def test_the_difference_is_paired_by_picture_and_averaged_over_seeds() -> None:
-    none, half, every = evaluation([False] * 8), evaluation([True, False] * 4), evaluation([True] * 8)
-    interval, by_seed = difference([every, half], [none, none])
-    assert interval.value == pytest.approx(0.75) and by_seed == [1.0, 0.5]
-    assert interval.low == pytest.approx(0.75)  # every prompt's two pictures differ by as much
-    rises, by_seed = difference([every], [every], starts=(half, none))
-    assert rises.value == pytest.approx(-0.5) and by_seed == [-0.5]
-    with pytest.raises(ValueError, match="same held-out prompts"):
-        difference([every], [evaluation([True] * 6)])
-
-
-def test_a_finding_is_seen_only_outside_the_interval_and_in_every_seed() -> None:
-    directed, open_one = Finding("", "", "a", "b"), Finding("", "", "a", "b", directed=False)
-    above, below, about = Interval(0.2, 0.1, 0.3, 0.05), Interval(-0.2, -0.3, -0.1, 0.05), Interval(0.1, -0.1, 0.3, 0.1)
-    assert verdict(directed, above, [0.1, 0.3]) == "seen"
-    assert verdict(directed, above, [0.5, -0.1]) == "undecided"
-    assert verdict(directed, about, [0.1]) == "undecided"
-    assert verdict(directed, below, [-0.2]) == "the opposite is seen"
-    assert verdict(open_one, above, [0.2]) == "a is higher" and verdict(open_one, below, [-0.2]) == "b is higher"
-
-
 def test_an_arm_that_samples_otherwise_has_a_start_of_its_own(tmp_path: Path) -> None:
     options = tiny(tmp_path)
     assert start_folder(ARMS["tdm_r1"], options) == start_folder(ARMS["e9"], options) == tmp_path / START
@@ -372,43 +340,6 @@ def test_an_arm_that_samples_otherwise_has_a_start_of_its_own(tmp_path: Path) ->
     assert found["arms"]["stochastic"]["start"] == 1.0
     of = {one["lower"]: one["of"] for one in found["findings"]}
     assert of["stochastic"] == "rise" and of[START] == "accuracy"
-
-
-def test_forms_are_compared_at_the_last_snapshot_that_all_of_them_have(tmp_path: Path) -> None:
-    options = Options(folder=tmp_path, seeds=1)
-    runs = list(runs_of(list(ARMS), options))
-    for number, run in enumerate(one for one in runs if one.arm.name in FORMS):
-        folder = run.stage_folder(run.arm.stages[-1])
-        (folder / "snapshots").mkdir(parents=True)
-        for at in (10, 20, 40)[: 2 + number % 2]:
-            (folder / "snapshots" / f"{at}.safetensors").touch()
-        (folder / "trained.json").write_text(json.dumps({"minutes": 20, "threads": 1}))
-        for name, passes in (("evaluation", 8), ("evaluation-20", 4 if run.arm.name == "e12a" else 0)):
-            content = evaluation_json(evaluation([i < passes for i in range(8)]))
-            (run.folder / f"{name}.json").write_text(json.dumps(content))
-    assert common_snapshot(runs) == 20
-    assert common_snapshot([run for run in runs if run.arm.name != "e9"]) is None
-    found = summary(runs, options)
-    of_pair = {one["at"]: one for one in found["findings"] if (one["higher"], one["lower"]) == ("e12a", "e9")}
-    assert of_pair["equal wall time"]["difference"]["value"] == 0.0
-    assert of_pair["equal oracle calls"]["difference"]["value"] == 0.5
-    assert "Not done: tdm_r1" in markdown(found)
-
-
-def test_curves_are_means_over_seeds_and_stages_follow_one_another(tmp_path: Path) -> None:
-    options = Options(folder=tmp_path, minutes=2.0, seeds=2)
-    runs = [Run(ARMS["tuned_teacher"], seed, options) for seed in range(2)]
-    for run in runs:
-        for number, stage in enumerate(run.arm.stages):
-            folder = run.stage_folder(stage)
-            folder.mkdir(parents=True)
-            (folder / "trained.json").write_text(json.dumps({"minutes": 2, "threads": 1}))
-            line = {"iteration": 1, "elapsed_s": 30.0, "reward": 0.1 * number + 0.2 * run.seed - 0.5}
-            (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    assert curve(runs) == [(0.5, pytest.approx(0.1)), (1.5, pytest.approx(0.2))]
-    drawn = draw(runs, options)
-    assert "tuned_teacher (2 seeds)" in drawn and "minute 1.5: 0.2" in drawn
-    ET.fromstring(drawn)
 
 
 def test_the_catalogue_names_what_there_is() -> None:
