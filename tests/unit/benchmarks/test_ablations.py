@@ -111,7 +111,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(folder: Path) -> Options:
-    return Options(folder=folder, minutes=1.0, seeds=1, bank_groups=6, overrides=TINY)
+    return Options(folder=folder, minutes=10.0, seeds=1, bank_groups=6, overrides=TINY)
 
 
 def quick(name: str) -> Any:
@@ -145,7 +145,7 @@ def test_every_arm_trains(name: str, bank: Path) -> None:
         assert first["updates"].get("student", 0) == (0 if stage.name == "tune" else 3)
     if name in ("overlapped", "waiting"):
         line = read_metrics(run.stage_folder(run.arm.stages[-1]))[-1]
-        assert line["free_updates"] == (2 if name == "overlapped" else 0)
+        assert (line["free_updates"] > 0) == (name == "overlapped")
         assert line["seconds"]["exposed_wait"] + line["seconds"]["hidden_reward"] >= 0.3
 
 
@@ -263,7 +263,7 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
 ) -> None:
     def command(folder: str, *more: str) -> int:
         settings = [part for override in TINY for part in ("--set", override)]
-        size = ["--minutes", "1", "--seeds", "2", "--bank-groups", "4"]
+        size = ["--minutes", "10", "--seeds", "2", "--bank-groups", "4"]
         arms = ["--arms", "tdm_r1", "e11"]
         return ablations.main(["--folder", str(tmp_path / folder), *arms, *size, *settings, *more])
 
@@ -294,8 +294,8 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
     assert command("nothing", "--only-report") == 0
     with pytest.raises(SystemExit):
         command("cut", "--minutes", "0.5")
-    assert "holds an arm of 1 minutes" in capsys.readouterr().err
-    assert command("cut", "--only-report", "--minutes", "2") == 0
+    assert "holds an arm of 10 minutes" in capsys.readouterr().err
+    assert command("cut", "--only-report", "--minutes", "20") == 0
     assert "Not done: tdm_r1," in capsys.readouterr().out
     monkeypatch.setattr(ablation_runs, "_checksums", lambda _: "others")
     with pytest.raises(SystemExit, match="other weights"):
@@ -310,7 +310,7 @@ def test_more_minutes_go_on_from_what_there_is(bank: Path, tmp_path: Path) -> No
     """An arm of two stages trains its first one on, and its second one anew."""
     shutil.copytree(bank, tmp_path, dirs_exist_ok=True) if (bank / START).exists() else collect_bank(tiny(tmp_path))
     short = replace(tiny(tmp_path), overrides=(*TINY, "run.iterations=2"))
-    long = replace(short, minutes=2.0, overrides=(*TINY, "run.iterations=3"))
+    long = replace(short, minutes=20.0, overrides=(*TINY, "run.iterations=3"))
     for name, stages in (("e12b", ["run"]), ("tuned_teacher", ["tune", "distil"])):
         run, more = Run(ARMS[name], 7, short), Run(ARMS[name], 7, long)
         while (stage := run.next_stage()) is not None:
@@ -334,7 +334,7 @@ def test_an_arm_that_samples_otherwise_has_a_start_of_its_own(tmp_path: Path) ->
         assert evaluate_start(arm, options) and not evaluate_start(arm, options)
         run = Run(arm, 0, options)
         run.stage_folder(arm.stages[0]).mkdir(parents=True)
-        (run.stage_folder(arm.stages[0]) / "trained.json").write_text(json.dumps({"minutes": 1, "threads": 1}))
+        (run.stage_folder(arm.stages[0]) / "trained.json").write_text(json.dumps({"minutes": 10, "threads": 1}))
         (run.folder / "evaluation.json").write_bytes((tmp_path / START / "evaluation.json").read_bytes())
     found = summary([Run(ARMS[name], 0, options) for name in ("tdm_r1", "stochastic")], options)
     assert found["arms"]["stochastic"]["start"] == 1.0
