@@ -118,7 +118,7 @@ def quick(name: str) -> Any:
     """The arm, its oracles not so far away."""
     arm = ARMS[name]
     stages = tuple(
-        replace(stage, feedback=partial(Elsewhere, delay_s=0.3, blocking=name == "waiting"))
+        replace(stage, feedback=partial(Elsewhere, delay_s=1.5, blocking=name == "waiting"))
         if name in ("overlapped", "waiting")
         else stage
         for stage in arm.stages
@@ -145,7 +145,7 @@ def test_every_arm_trains(name: str, bank: Path) -> None:
         assert first["updates"].get("student", 0) == (0 if stage.name == "tune" else 3)
     if name in ("overlapped", "waiting"):
         line = read_metrics(run.stage_folder(run.arm.stages[-1]))[-1]
-        assert line["free_updates"] in ((1, 2) if name == "overlapped" else (0,))
+        assert line["free_updates"] == (2 if name == "overlapped" else 0)
         assert line["seconds"]["exposed_wait"] + line["seconds"]["hidden_reward"] >= 0.3
 
 
