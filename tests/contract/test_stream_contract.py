@@ -144,7 +144,7 @@ async def test_a_waiting_claim_wakes_up(open_stream: OpenStream, make_group: Mak
     waiting = asyncio.create_task(stream.claim("count", consumer="w1", max_samples=9, lease_s=LEASE_S, wait_s=20))
     await asyncio.sleep(0.05)
     await stream.enqueue(make_group(), oracles=["count"])
-    assert len(await asyncio.wait_for(waiting, 5)) == 2
+    assert len(await asyncio.wait_for(waiting, 15)) == 2
 
 
 async def test_a_run_says_how_far_its_training_is(open_stream: OpenStream) -> None:
@@ -271,7 +271,7 @@ async def test_completions_are_read_on_from_a_cursor(open_stream: OpenStream, ma
     waiting = asyncio.create_task(stream.completions(after=cursor, wait_s=20))
     await asyncio.sleep(0.03)
     await settle(stream, *map(scored, claims[:2]))
-    assert (await asyncio.wait_for(waiting, 5))[0] == [("g1", "count")]
+    assert (await asyncio.wait_for(waiting, 15))[0] == [("g1", "count")]
 
 
 async def test_depth_tells_the_age_of_the_oldest(open_stream: OpenStream, make_group: MakeGroup) -> None:

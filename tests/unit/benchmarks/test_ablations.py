@@ -245,13 +245,13 @@ def test_answers_from_elsewhere_come_late_and_a_wait_ends_with_them() -> None:
         samples=(picture,),
         awaited=("toy",),
     )
-    feedback = Elsewhere({"toy": Brightness("toy")}, delay_s=0.2)
+    feedback = Elsewhere({"toy": Brightness("toy")}, delay_s=2.0)
     began = time.monotonic()
     feedback.publish([group])
-    assert feedback.collect() == [] and time.monotonic() - began < 0.15
-    (answer,) = feedback.collect(wait_s=5.0)
-    assert answer.group_id == "g" and 0.2 <= time.monotonic() - began < 1.0
-    assert feedback.times().exposed_s == pytest.approx(0.2, abs=0.1)
+    assert feedback.collect() == [] and time.monotonic() - began < 2
+    (answer,) = feedback.collect(wait_s=30.0)
+    assert answer.group_id == "g" and 2 <= time.monotonic() - began < 20
+    assert feedback.times().exposed_s == pytest.approx(2, abs=1.5)
     blocking = Elsewhere({"toy": Brightness("toy")}, delay_s=0.1, blocking=True)
     blocking.publish([group])
     assert len(blocking.collect()) == 1
