@@ -184,6 +184,10 @@ class StudentSettings(RecipeSection):
     """Root mean square of the value form's direction, in units of the latents' standard deviation."""
     reward_clip: FiniteFloat = Field(default=2.0, gt=0)
     """Each sample's direction is clipped to this many times the running root mean square."""
+    reward_weighting: Literal["even", "shortfall"] = "even"
+    """Whose learned reward weighs how much. shortfall: each sample's by what its own reward lacks of the highest (E10).
+
+    So nothing pulls at a picture that passes but matching and guidance. Needs oracles normalised to their range."""
     ema_decay: FiniteFloat = Field(default=0.95, ge=0, lt=1)
     """Decay of the copy that is evaluated and exported."""
     initial_weights: Literal["teacher", "shipped"] = "shipped"

@@ -58,6 +58,7 @@ class AmendmentLog:
 
     def __init__(self, run_folder: Path, recipe: Recipe) -> None:
         self._folder = run_folder
+        self._recipe = recipe
         self._in_recipe = {oracle.name for oracle in recipe.feedback.oracles}
         self._log = get_logger("amendments")
 
@@ -82,6 +83,8 @@ class AmendmentLog:
             elif not knows(name):
                 refused = f"no oracle {name} is registered: register it, then ask again"
                 ruling = one.model_copy(update={"refused": refused})
+            elif (refusal := self._recipe.refusal(one.use)) is not None:
+                ruling = one.model_copy(update={"refused": refusal})
             else:
                 ruling = one.model_copy(update={"from_iteration": from_iteration})
                 taken.add(name)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Normalisation", "Term", "join", "normalise"]
+__all__ = ["Normalisation", "Term", "join", "normalise", "shortfall"]
 
 Normalisation = Literal["none", "unit_range", "group_std", "group_z"]
 Table = NDArray[np.float64]
@@ -59,3 +59,13 @@ def join(terms: Sequence[Term]) -> Table:
         weights += weight * known
     joined: Table = total / weights
     return joined
+
+
+def shortfall(joined: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What joined rewards lack of the highest there is, where every oracle's was brought to its `unit_range`.
+
+    Equation: (E13) 0.5 - r, in [0, 1]
+    Shapes:   joined [n]; returns [n]
+    """
+    lacking: NDArray[np.float32] = np.clip(np.float32(0.5) - joined, 0, 1)
+    return lacking

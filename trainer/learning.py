@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -128,13 +129,28 @@ class Learner:
         self._update("fake_score", self._algorithm.fake_score_step, batch, tally)
 
     def update_student(self, group_ids: Sequence[str], tally: UpdateTally, *, rng: np.random.Generator) -> None:
-        batch = self.plain_batch(_some(group_ids, self.groups_per_batch, rng))
+        batch = self.student_batch(_some(group_ids, self.groups_per_batch, rng))
         self._update("student", self._algorithm.student_step, batch, tally)
 
     def plain_batch(self, group_ids: Sequence[str]) -> TrajectoryBatch:
         """Whole groups, without rewards."""
         parts = [torch.from_numpy(self._store.boundaries(group_id)).float() for group_id in group_ids]
         return self._batch(group_ids, parts)
+
+    def student_batch(self, group_ids: Sequence[str]) -> TrajectoryBatch:
+        """Whole groups, with what their rewards lack where the recipe weighs the learned reward by that."""
+        batch = self.plain_batch(group_ids)
+        if self._recipe.student.reward_weighting == "even":
+            return batch
+        return replace(batch, shortfall=torch.cat([self._shortfall(group_id) for group_id in group_ids]))
+
+    def _shortfall(self, group_id: str) -> Tensor:
+        """[G]; a sample without a reward lacks all of it, for all that is known."""
+        lacking = torch.ones(self._store.header(group_id).group_size)
+        combined = self.combined(group_id)
+        if combined is not None:
+            lacking[combined.kept] = torch.from_numpy(combined.shortfall)
+        return lacking
 
     def rewarded_batch(self, group_ids: Sequence[str]) -> TrajectoryBatch:
         """The samples that have a reward, with rewards and advantages. Raises ValueError for a group that has none."""

@@ -215,3 +215,24 @@ class Recipe(RecipeSection):
                 f"prompts.group_size ({self.prompts.group_size})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _shortfall_is_known(self) -> Self:
+        if self.algorithm.student.reward_weighting == "shortfall" and self.feedback.join == "gdpo":
+            raise ValueError(
+                "algorithm.student.reward_weighting shortfall needs to know the highest reward there is, and "
+                "feedback.join gdpo knows a group's alone: set one of them otherwise"
+            )
+        for use in self.feedback.oracles:
+            if (refusal := self.refusal(use)) is not None:
+                raise ValueError(f"feedback.oracles: {use.name}: {refusal}")
+        return self
+
+    def refusal(self, use: OracleUse) -> str | None:
+        """Why an oracle's rewards cannot be used so in this recipe; None if they can."""
+        if self.algorithm.student.reward_weighting == "shortfall" and use.normalisation != "unit_range":
+            return (
+                "algorithm.student.reward_weighting shortfall needs to know the highest reward there is: set its "
+                f"normalisation to unit_range, not {use.normalisation}"
+            )
+        return None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rewardmesh.wire.errors import ChecksMissing
 from rewardmesh.wire.oracle_use import OracleUse
-from trainer.joining import Normalisation, join, normalise
+from trainer.joining import Normalisation, join, normalise, shortfall
 from trainer.recipe_sections import FeedbackSettings
 from trainer.trajectory_store import GroupHeader, OracleRewards
 
@@ -38,6 +38,11 @@ class CombinedRewards:
     """[len(kept), K+1], or None where only the finished picture is scored."""
     masked: Mapping[str, int]
     """Pictures of kept samples (all scored boundaries) that go without this oracle's reward, for those it was asked."""
+
+    @property
+    def shortfall(self) -> Floats:
+        """[len(kept)]: what the finished picture's reward lacks of the highest; of rewards on their range alone."""
+        return shortfall(self.rewards)
 
     @property
     def tied(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from trainer.algorithms.draws import Draws
-from trainer.algorithms.student_steps import Pull, StudentStep
+from trainer.algorithms.student_steps import Pull, Start, StudentStep
 from trainer.algorithms.surrogates import Surrogate
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.algorithms.velocity_surrogate import VelocitySurrogate
@@ -22,10 +22,8 @@ __all__ = ["MatchingAlone", "RewardOnStudent"]
 class MatchingAlone(TdmR1):
     """The student learns what `Tdm` teaches, matching and guidance (E10), whatever the surrogate says."""
 
-    def _pulls(
-        self, steps: Sequence[StudentStep], pieces: Sequence[slice], draws: Draws, sigma_next: Tensor
-    ) -> list[Pull]:
-        return super(TdmR1, self)._pulls(steps, pieces, draws, sigma_next)
+    def _pulls(self, start: Start, steps: Sequence[StudentStep], pieces: Sequence[slice], draws: Draws) -> list[Pull]:
+        return super(TdmR1, self)._pulls(start, steps, pieces, draws)
 
     def _student_loss(self, step: StudentStep, pull: Pull) -> Tensor:
         return super(TdmR1, self)._student_loss(step, pull)

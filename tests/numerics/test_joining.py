@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trainer.joining import Normalisation, join, normalise
+from trainer.joining import Normalisation, join, normalise, shortfall
 from trainer.learning import batch_advantages
 
 UNIT = (0.0, 1.0)
@@ -61,6 +61,11 @@ def test_equal_rewards_are_nothing_under_gdpo_though_their_mean_rounds() -> None
 def test_the_joined_reward_is_the_weighted_mean_of_what_is_known() -> None:
     joined = join([(1.0, *column(1.0, 2.0, None)), (3.0, *column(5.0, None, 7.0))])
     assert joined[:, 0].tolist() == [(1 + 15) / 4, 2.0, 7.0]
+
+
+def test_a_shortfall_is_what_lacks_of_the_highest_and_never_negative() -> None:
+    joined = np.array([-0.5, 0.0, 0.5, 0.75], np.float32)
+    np.testing.assert_array_equal(shortfall(joined), np.array([1, 0.5, 0, 0], np.float32))
 
 
 def test_gdpo_tells_apart_what_one_normalisation_of_the_sum_does_not() -> None:

@@ -51,6 +51,9 @@ class TrajectoryBatch:
     """[B, K+1] float32, or None where only the finished picture was scored. Column 0 (noise) repeats column 1."""
     boundary_advantages: Tensor | None = None
     """[B, K+1] float32, beside `boundary_rewards`."""
+    shortfall: Tensor | None = None
+    """[B] float32 in [0, 1]: what the finished picture's reward lacks of the highest, 1 where that is not known. None
+    where the student's update does not weigh the learned reward by it."""
 
     @property
     def num_samples(self) -> int:
@@ -82,6 +85,7 @@ class TrajectoryBatch:
             advantages=moved(self.advantages),
             boundary_rewards=moved(self.boundary_rewards),
             boundary_advantages=moved(self.boundary_advantages),
+            shortfall=moved(self.shortfall),
         )
 
 

@@ -26,9 +26,18 @@ class Start:
     sigma_next: Tensor
     """[B] float32."""
     cond: Conditioning
+    shortfall: Tensor
+    """[B] float32 in [0, 1]: what the learned reward of each sample weighs."""
 
     def __getitem__(self, rows: slice) -> Start:
-        return Start(self.k[rows], self.z[rows], self.sigma[rows], self.sigma_next[rows], self.cond[rows])
+        return Start(
+            self.k[rows],
+            self.z[rows],
+            self.sigma[rows],
+            self.sigma_next[rows],
+            self.cond[rows],
+            self.shortfall[rows],
+        )
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class Tdm:
         start = self._start(batch, draws.few_steps(self.num_steps, few=settings.boundaries_per_update))
         whole = len(pieces) == 1
         steps = [self._student_step(start[rows], gradient=whole) for rows, _ in pieces]
-        pulls = self._pulls(steps, [rows for rows, _ in pieces], draws, start.sigma_next)
+        pulls = self._pulls(start, steps, [rows for rows, _ in pieces], draws)
 
         def losses() -> Iterator[Tensor]:
             for (rows, share), step, pull in zip(pieces, steps, pulls, strict=True):
@@ -159,12 +159,10 @@ class Tdm:
             guidance=direction_term(step.x0_s, direction=pull.guidance, x0_target=pull.x0_target),
         )
 
-    def _pulls(
-        self, steps: Sequence[StudentStep], pieces: Sequence[slice], draws: Draws, sigma_next: Tensor
-    ) -> list[Pull]:
-        """Where each piece's samples are drawn to; `sigma_next` is that of the whole batch."""
+    def _pulls(self, start: Start, steps: Sequence[StudentStep], pieces: Sequence[slice], draws: Draws) -> list[Pull]:
+        """Where each piece's samples are drawn to; `start` is of the whole batch."""
         settings = self.recipe.student
-        level = draws.level(sigma_next, settings.tau, shift=self.family.shift, shape=self.family.latent_shape)
+        level = draws.level(start.sigma_next, settings.tau, shift=self.family.shift, shape=self.family.latent_shape)
         return [self._pull(step, level[rows]) for step, rows in zip(steps, pieces, strict=True)]
 
     @torch.no_grad()
@@ -193,7 +191,9 @@ class Tdm:
         device = self.family.device
         k = steps[batch.group_index.cpu()].to(device)
         z = batch.boundaries.to(device)[torch.arange(len(k), device=device), k].float()
-        return Start(k, z, self.sigmas[k], self.sigmas[k + 1], self.family.encode_prompts(batch.prompts))
+        cond = self.family.encode_prompts(batch.prompts)
+        shortfall = torch.ones(batch.num_samples) if batch.shortfall is None else batch.shortfall
+        return Start(k, z, self.sigmas[k], self.sigmas[k + 1], cond, shortfall.to(device))
 
     def _student_step(self, start: Start, *, gradient: bool = False) -> StudentStep:
         """Recomputes the student's step k -> k+1 of each sample."""

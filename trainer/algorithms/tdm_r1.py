@@ -18,12 +18,12 @@ from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.draws import Draws, seeded
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.networks import rms
-from trainer.algorithms.student_steps import Pull, StudentStep
+from trainer.algorithms.student_steps import Pull, Start, StudentStep
 from trainer.algorithms.surrogate_forms import build_surrogate
 from trainer.algorithms.surrogates import Asked, Renoised, Surrogate, ranking
 from trainer.algorithms.tdm import Tdm
 from trainer.coordination import Workers
-from trainer.diffusion.flow import draw_noise, renoise_boundary
+from trainer.diffusion.flow import draw_noise, per_sample, renoise_boundary
 from trainer.diffusion.schedule import shift_sigma
 from trainer.losses.student import direction_term, student_loss
 from trainer.models.roles import Roles
@@ -120,21 +120,19 @@ class TdmR1(Tdm):
         )
         return at, (k + 1).cpu()
 
-    def _pulls(
-        self, steps: Sequence[StudentStep], pieces: Sequence[slice], draws: Draws, sigma_next: Tensor
-    ) -> list[Pull]:
+    def _pulls(self, start: Start, steps: Sequence[StudentStep], pieces: Sequence[slice], draws: Draws) -> list[Pull]:
         """Matching, guidance and, at a level of its own that the group shares, the learned reward."""
-        pulls = super()._pulls(steps, pieces, draws, sigma_next)
+        pulls = super()._pulls(start, steps, pieces, draws)
         settings, family = self.recipe.student.reward_tau, self.family
-        level = draws.level(sigma_next, settings, shift=family.shift, shape=family.latent_shape, shared=True)
+        level = draws.level(start.sigma_next, settings, shift=family.shift, shape=family.latent_shape, shared=True)
         asked = []
         for step, rows in zip(steps, pieces, strict=True):
             x_tau = renoise_boundary(step.z_next, level.noise[rows], step.sigma_next, level.tau[rows]).x_tau
             asked.append(Asked(x_tau, level.tau[rows], step.cond))
         directions = self.surrogate.directions(asked)
         return [
-            replace(pull, reward=direction, reward_target=target)
-            for pull, (direction, target) in zip(pulls, directions, strict=True)
+            replace(pull, reward=per_sample(start.shortfall[rows], direction) * direction, reward_target=target)
+            for pull, (direction, target), rows in zip(pulls, directions, pieces, strict=True)
         ]
 
     def _student_loss(self, step: StudentStep, pull: Pull) -> Tensor:

@@ -65,6 +65,14 @@ def test_each_is_ruled_on_once_and_the_folder_keeps_it(run: Path, make_recipe: A
     assert log.rule([again], from_iteration=9, knows=lambda _: True)[0].from_iteration == 9
 
 
+def test_one_whose_highest_reward_is_unknown_does_not_join_a_run_that_weighs_by_it(run: Path, make_recipe: Any) -> None:
+    unbounded = PEOPLE.model_copy(update={"use": OracleUse(name="people", normalisation="none")})
+    recipe = make_recipe("algorithm.student.reward_weighting=shortfall")
+    (ruling,) = AmendmentLog(run, recipe).rule([unbounded], from_iteration=7, knows=knows)
+    assert ruling.from_iteration is None
+    assert "set its normalisation to unit_range, not none" in ruling.refused
+
+
 def test_what_cannot_be_looked_up_is_not_ruled_on(run: Path, make_recipe: Any) -> None:
     def away(_: str) -> bool:
         raise ConnectionError

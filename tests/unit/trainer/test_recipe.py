@@ -88,6 +88,24 @@ def test_a_fault_is_one_line_that_says_where_and_why(override: str, expected: st
     assert expected in line
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "feedback.join=gdpo",
+            "reward_weighting shortfall needs to know the highest reward there is, and feedback.join",
+        ),
+        (
+            "feedback.oracles.0.normalisation=group_std",
+            "object_count: algorithm.student.reward_weighting shortfall needs",
+        ),
+    ],
+)
+def test_a_shortfall_is_of_a_known_highest_reward(override: str, expected: str) -> None:
+    (line,) = lines(SMALL, "algorithm.student.reward_weighting=shortfall", override)
+    assert expected in line
+
+
 def test_several_faults_are_several_lines() -> None:
     assert len(lines(SMALL, "run.seed=-1", "run.iterations=0", "prompts.group_size=1")) == 3
 
