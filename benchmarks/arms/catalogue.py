@@ -189,6 +189,12 @@ _ALL: Final = (
         "TDM-R1, groups left out whose rewards spread less than 0.3",
         "algorithm.surrogate.min_spread=0.3",
     ),
+    _arm(
+        "shortfall",
+        "TDM-R1, each picture pulled by what its own reward lacks, at 2.5 in place of 1.5",
+        "algorithm.student.reward_weighting=shortfall",
+        "algorithm.student.reward_scale=2.5",
+    ),
 )
 ARMS: Final[dict[str, Arm]] = {arm.name: arm for arm in _ALL}
 PAPER: Final = ("tdm_r1", "matching_alone", "reward_on_student", "tuned_teacher", "stochastic")
@@ -215,6 +221,7 @@ FINDINGS: Final = (
     Finding("a value by regression gains by replay", _OURS, "e12b", "e12b_no_bank"),
     Finding("reward-free updates are worth their while while oracles answer", _TDM_R1, "overlapped", "waiting"),
     Finding("leaving out groups of little spread matters", _OURS, "min_spread", "tdm_r1", directed=False),
+    Finding("weighing by what lacks learns at another pace", _OURS, "shortfall", "tdm_r1", directed=False),
 )
 PANELS: Final = {
     "The publication's arms": PAPER,
@@ -224,5 +231,6 @@ PANELS: Final = {
     "Credit": ("tdm_r1", "every_boundary", "both_credits"),
     "Overlap": ("overlapped", "waiting"),
     "Group selection": ("tdm_r1", "min_spread"),
+    "Weighting": ("tdm_r1", "shortfall"),
 }
 """Of the figure: every arm is in one of them."""
