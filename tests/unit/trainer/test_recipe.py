@@ -20,7 +20,7 @@ def lines(text: str, *overrides: str) -> list[str]:
 SMALL = "name: x\nfeedback: {oracles: [{name: object_count}]}\n"
 
 
-@pytest.mark.parametrize("name", ["demo", "every_boundary", "group_bradley_terry", "smoke"])
+@pytest.mark.parametrize("name", ["demo", "every_boundary", "group_bradley_terry", "shortfall", "smoke"])
 def test_shipped_recipes_load_and_their_resolved_form_reads_back_equal(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
