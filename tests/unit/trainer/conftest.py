@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,15 @@ PROMPTS = [
     *(ToyPrompt(f"a {c} circle", "colors", {"tag": "colors", "include": [{"class": c}]}) for c in ("red", "blue")),
     ToyPrompt('the word "CAT"', "spelling", {"tag": "spelling", "include": [], "text": "CAT"}),
 ]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For sums that must not depend on how many threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

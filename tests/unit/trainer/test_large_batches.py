@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -17,6 +15,7 @@ from trainer.coordination import Solo
 from trainer.models.sd3 import Sd3Family
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NETWORKS = ("surrogate", "fake_score", "student")
 
 
@@ -27,14 +26,6 @@ def families() -> dict[str, Sd3Family]:
         "recomputing": Sd3Family.load(WEIGHTS, gradient_checkpointing=True),
         "bfloat16": Sd3Family.load(WEIGHTS, precision=torch.bfloat16),
     }
-
-
-@pytest.fixture(autouse=True)
-def one_thread(request: pytest.FixtureRequest) -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def uneven(batch: TrajectoryBatch) -> TrajectoryBatch:

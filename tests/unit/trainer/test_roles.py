@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from trainer.models.sd3 import Sd3Family
 from trainer.worlds.shapes.distill import LORA_DISTILLATION, distil
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["a red circle and a blue star", 'the word "TEN"', "three rings"]
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 RANK = 4
@@ -35,14 +36,6 @@ Make = Callable[[str], Roles]
 @pytest.fixture(scope="module")
 def family() -> Sd3Family:
     return Sd3Family.load(WEIGHTS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def way(name: str, family: Sd3Family) -> Roles:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,15 +21,8 @@ from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.models.sd3 import Sd3Family
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHED = "algorithm.student.reward_weighting=shortfall"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def student_batches(make_loop: Any, algorithm: Any, *overrides: str) -> list[TrajectoryBatch]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -24,20 +22,13 @@ from trainer.models.lora import LoraRoles
 from trainer.models.sd3 import Sd3Family
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = ["a red circle and a blue star", "three rings"]
 
 
 @pytest.fixture(scope="module")
 def family() -> Sd3Family:
     return Sd3Family.load(WEIGHTS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def recipe(form: str = "tilt", **more: object) -> AlgorithmRecipe:
