@@ -28,7 +28,7 @@ WAYS = dict(zip(FORMS, ("full", "lora"), strict=True))
 
 def groups_of(batch: TrajectoryBatch, groups: list[int]) -> TrajectoryBatch:
     rows = torch.cat([(batch.group_index == group).nonzero()[:, 0] for group in groups])
-    assert batch.rewards is not None and batch.advantages is not None
+    assert batch.rewards is not None and batch.advantages is not None and batch.shortfall is not None
     _, index = torch.unique_consecutive(batch.group_index[rows], return_inverse=True)
     return TrajectoryBatch(
         boundaries=batch.boundaries[rows],
@@ -36,6 +36,7 @@ def groups_of(batch: TrajectoryBatch, groups: list[int]) -> TrajectoryBatch:
         group_index=index,
         rewards=batch.rewards[rows],
         advantages=batch.advantages[rows],
+        shortfall=batch.shortfall[rows],
     )
 
 

@@ -31,13 +31,14 @@ def families() -> dict[str, Sd3Family]:
 def uneven(batch: TrajectoryBatch) -> TrajectoryBatch:
     """The first group loses a sample, as one whose reward is missing would."""
     kept = slice(1, None)
-    assert batch.rewards is not None and batch.advantages is not None
+    assert batch.rewards is not None and batch.advantages is not None and batch.shortfall is not None
     return TrajectoryBatch(
         boundaries=batch.boundaries[kept],
         prompts=batch.prompts[kept],
         group_index=batch.group_index[kept],
         rewards=batch.rewards[kept],
         advantages=batch.advantages[kept],
+        shortfall=batch.shortfall[kept],
     )
 
 

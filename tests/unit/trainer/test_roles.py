@@ -63,6 +63,7 @@ def batch_of(algorithm: Tdm, *, groups: int = 2, size: int = 3, seed: int = 0) -
         group_index=torch.arange(groups).repeat_interleave(size),
         rewards=rewards,
         advantages=rewards - rewards.mean(),
+        shortfall=1 - rewards,
     )
 
 
