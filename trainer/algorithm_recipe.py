@@ -180,7 +180,7 @@ class StudentSettings(RecipeSection):
     """m: weight of the guidance term; the learned reward weighs 1 - m."""
     rl_cfg: FiniteFloat = Field(default=2.5, ge=1, le=100)
     """(E9, E11) guidance scale of the surrogate in the learned reward's direction."""
-    reward_scale: FiniteFloat = Field(default=0.33, ge=0, le=10)
+    reward_scale: FiniteFloat = Field(default=0.33, ge=0, le=100)
     """Root mean square of the value form's direction, in units of the latents' standard deviation."""
     reward_clip: FiniteFloat = Field(default=2.0, gt=0)
     """Each sample's direction is clipped to this many times the running root mean square."""
