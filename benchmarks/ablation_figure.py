@@ -11,7 +11,7 @@ from trainer.charts import Chart, Points, chart_svg, series_of
 __all__ = ["figure"]
 
 _PANEL_W, _PANEL_H, _LEGEND_LINE, _TITLE_H, _COLUMNS = 460, 230, 16, 24, 2
-_MOST_LINES: Final = 4
+_MOST_LINES: Final = 5
 _COLOURS: Final = ("#2a6fdb", "#c2570c", "#14795f", "#a03597", "#7a6a00", "#5b52c8")
 _STYLE: Final = (
     "text { font: 12px system-ui, sans-serif; fill: #59636e; } .title { font-weight: 650; fill: #1f2328; }"

@@ -164,8 +164,12 @@ def draw(runs: Sequence[Run], options: Options) -> str:
         }
         for title, names in PANELS.items()
     }
+    compared = {
+        title: curves for title, curves in panels.items() if len(curves) > 1
+    }  # one curve alone compares nothing
     return figure(
-        f"Mean reward of training pictures over {options.minutes:g} minutes of training; mean of so many seeds", panels
+        f"Mean reward of training pictures over {options.minutes:g} minutes of training; mean of so many seeds",
+        compared,
     )
 
 
