@@ -68,7 +68,8 @@ def test_forms_are_compared_at_the_last_snapshot_that_all_of_them_have(tmp_path:
 def test_curves_are_means_over_seeds_and_stages_follow_one_another(tmp_path: Path) -> None:
     options = Options(folder=tmp_path, minutes=2.0, seeds=2)
     runs = [Run(ARMS["tuned_teacher"], seed, options) for seed in range(2)]
-    for run in runs:
+    beside = Run(ARMS["matching_alone"], 0, options)
+    for run in (*runs, beside):
         for number, stage in enumerate(run.arm.stages):
             folder = run.stage_folder(stage)
             folder.mkdir(parents=True)
@@ -76,6 +77,7 @@ def test_curves_are_means_over_seeds_and_stages_follow_one_another(tmp_path: Pat
             line = {"iteration": 1, "elapsed_s": 30.0, "reward": 0.1 * number + 0.2 * run.seed - 0.5}
             (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     assert curve(runs) == [(0.5, pytest.approx(0.1)), (1.5, pytest.approx(0.2))]
-    drawn = draw(runs, options)
-    assert "tuned_teacher (2 seeds)" in drawn and "minute 1.5: 0.2" in drawn
+    drawn = draw([*runs, beside], options)
+    assert "tuned_teacher (2 seeds)" in drawn and "matching_alone (1 seed)" in drawn and "minute 1.5: 0.2" in drawn
     ET.fromstring(drawn)
+    assert "tuned_teacher" not in draw(runs, options)  # one curve alone compares nothing
