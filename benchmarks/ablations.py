@@ -1,6 +1,6 @@
 """TDM-R1 taken apart: every arm from one student and one bank, for the same time, judged on the same held-out pictures.
 
-    make ablations                       all of it: 19 arms of 20 minutes, four of them with three seeds
+    make ablations                       all of it: 19 arms of 20 minutes, five of them with three seeds
     python -m benchmarks.ablations --arms tdm_r1 stochastic --minutes 5 --json FILE
 
 Oracles are called in this process, on as many threads as OMP_NUM_THREADS says: the same for all arms. Everything lies
