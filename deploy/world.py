@@ -42,6 +42,7 @@ def _known_device(device: str) -> str:
     return device
 
 
+Warm = Annotated[bool, typer.Option(help="Start from the finished weights, not from nothing.")]
 Device = Annotated[str, typer.Option(help="Where networks and oracles compute: cpu, or cuda.", callback=_known_device)]
 Lora = Annotated[bool, typer.Option(help="As LoRA adapters on the teacher, in the folder `lora`.")]
 _WORK = Path("runs/world")
@@ -67,7 +68,7 @@ def train_teacher(
     pictures: int = 60_000,
     wrong_captions: Annotated[float, typer.Option(min=0, max=1, help="Share of captions that are wrong.")] = 0.45,
     seed: Seed = 0,
-    warm: Annotated[bool, typer.Option(help="Start from the finished weights, not from nothing.")] = False,
+    warm: Warm = False,
 ) -> None:
     """Pre-train the teacher on rendered pictures with noisy captions."""
     from diffusers import AutoencoderKL
@@ -100,6 +101,7 @@ def distil(
     lora: Lora = False,
     device: Device = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="Pictures of an update.")] = 64,
+    warm: Warm = False,
 ) -> None:
     """Distil the 4-step student from the teacher, by TDM."""
     from trainer.worlds.shapes.distill import DISTILLATION, LORA_DISTILLATION
@@ -108,7 +110,7 @@ def distil(
     family = _family(to, device)
     roles = _roles(family, lora=lora)
     recipe = (LORA_DISTILLATION if lora else DISTILLATION).model_copy(update={"batch_size": batch})
-    tdm = train(roles.shipped(work), family, roles=roles, recipe=recipe, num_steps=steps, seed=seed)
+    tdm = train(roles.shipped(work), family, roles=roles, recipe=recipe, num_steps=steps, seed=seed, start=to if warm else None)
     for name, network in (("student", tdm.ema_student), ("fake_score", tdm.fake_score)):
         if lora:
             roles.export(roles.shipped(to) / name, network, num_steps=_STUDENT_STEPS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from trainer.worlds.shapes.components import build_tokenizer
 from trainer.worlds.shapes.dataset import caption_of
 from trainer.worlds.shapes.prompts import SEED_SPLIT_KINDS, all_prompts, heldout_prompts, train_prompts
 from trainer.worlds.shapes.render import random_scene, render, scene_for
-from trainer.worlds.shapes.vocabulary import COLORS, KINDS, PICTURE_SIZE, SHAPES, WORDS
+from trainer.worlds.shapes.vocabulary import COLORS, COUNTS, KINDS, PICTURE_SIZE, SHAPES, WORDS
 
 
 def test_all_seven_kinds_over_six_shapes_and_six_colours() -> None:
@@ -32,6 +34,39 @@ def test_training_and_heldout_prompts_share_no_combination() -> None:
         p.prompt for p in heldout_prompts() if p.kind not in SEED_SPLIT_KINDS
     }
     assert len(train) + len(heldout) == len({p.key for p in all_prompts() if p.kind not in SEED_SPLIT_KINDS})
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("two_object", SHAPES),
+        ("counting", SHAPES),
+        ("counting", COLORS),
+        ("counting", ("2", "3", "4")),
+        ("colors", SHAPES),
+        ("colors", COLORS),
+        ("position", SHAPES),
+        ("position", ("left", "above")),
+        ("color_attr", SHAPES),
+        ("color_attr", COLORS),
+    ],
+)
+def test_what_is_held_out_is_spread_over_shapes_colours_counts_and_relations(kind: str, names: Iterable[str]) -> None:
+    keys = {p.key.partition("|")[2] for p in heldout_prompts() if p.kind == kind}
+    held = Counter(word for key in keys for word in re.split(r"[ +]", key))
+    assert max(held[name] for name in names) - min(held[name] for name in names) <= 2
+
+
+def test_each_shape_is_counted_in_training_at_every_number() -> None:
+    asked = {tuple(p.key.partition("|")[2].split()[::2]) for p in train_prompts() if p.kind == "counting"}
+    assert asked == {(str(number), shape) for number in COUNTS for shape in SHAPES}
+
+
+def test_a_count_may_name_a_colour() -> None:
+    checks = {p.prompt: p.checks for p in all_prompts()}
+    assert checks["three red crosses"]["include"] == [{"class": "cross", "count": 3, "color": "red"}]
+    assert checks["three crosses"]["include"] == [{"class": "cross", "count": 3}]
+    assert checks["three red crosses"]["exclude"] == checks["three crosses"]["exclude"] == [{"class": "cross", "count": 4}]
 
 
 def test_mirrored_positions_mean_the_same_combination() -> None:

@@ -16,13 +16,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from trainer.worlds.shapes.autoencoder import to_tensor
-from trainer.worlds.shapes.prompts import PromptSpec, train_prompts
+from trainer.worlds.shapes.prompts import PromptSpec, all_prompts
 from trainer.worlds.shapes.render import render, scene_for
 from trainer.worlds.shapes.vocabulary import KINDS
 
 _KIND_WEIGHTS = {
     "single_object": 0.4,
-    "counting": 1.2,
+    "counting": 1.8,
     "colors": 0.6,
     "position": 2.4,
     "color_attr": 2.0,
@@ -64,12 +64,12 @@ def _distance(a: str, b: str) -> int:
 def encoded_pictures(
     autoencoder: AutoencoderKL, cache: Path, *, num_pictures: int, wrong_share: float, seed: int, batch: int = 250
 ) -> LatentDataset:
-    """Renders and encodes ``num_pictures`` pictures of training prompts once, and keeps them in ``cache``."""
+    """Renders and encodes ``num_pictures`` pictures once, and keeps them in ``cache``."""
     if cache.exists():
         state = torch.load(cache, weights_only=True)
         return LatentDataset(state["latents"], state["captions"])
     rng = np.random.default_rng((seed, 1))
-    prompts = {kind: [p for p in train_prompts() if p.kind == kind] for kind in KINDS}
+    prompts = {kind: [p for p in all_prompts() if p.kind == kind] for kind in KINDS}
     weights = np.array([_KIND_WEIGHTS.get(kind, 1.2) for kind in KINDS])
     latents, captions = [], []
     for done in range(0, num_pictures, batch):

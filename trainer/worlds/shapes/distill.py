@@ -12,7 +12,7 @@ from trainer.algorithms.tdm import Tdm
 from trainer.models.roles import Roles
 from trainer.models.sd3 import Sd3Family
 from trainer.worlds.resumable import Bar, save_atomically
-from trainer.worlds.shapes.prompts import train_prompts
+from trainer.worlds.shapes.prompts import all_prompts
 from trainer.worlds.shapes.vocabulary import KINDS
 
 DISTILLATION = AlgorithmRecipe(
@@ -52,13 +52,19 @@ def distil(
     recipe: AlgorithmRecipe = DISTILLATION,
     num_steps: int = 250,
     seed: int = 0,
+    start: Path | None = None,
 ) -> Tdm:
     """Trains, or goes on training, student and fake score; the checkpoint lies in ``work``.
 
-    Each step samples one trajectory for each of ``batch_size`` random training prompts, balanced by kind, and learns
+    Without a checkpoint both begin as those in the folder ``start``, or as the teacher.
+
+    Each step samples one trajectory for each of ``batch_size`` random prompts, balanced by kind, and learns
     from all of them: two updates of the fake score, one of the student.
     """
-    tdm = Tdm(recipe, family, roles=roles, seed=seed)
+    if start is not None:
+        fake_score = recipe.fake_score.model_copy(update={"initial_weights": "shipped"})
+        recipe = recipe.model_copy(update={"fake_score": fake_score})
+    tdm = Tdm(recipe, family, roles=roles, weights=start, seed=seed)
     checkpoint = work / "distil.pt"
     first = 0
     if checkpoint.exists():
@@ -84,7 +90,7 @@ def _step(tdm: Tdm, rng: torch.Generator) -> dict[str, float]:
 
 
 def draw_prompts(count: int, rng: torch.Generator) -> list[str]:
-    """Random training prompts, each kind as likely as the next."""
-    by_kind = [[p.prompt for p in train_prompts() if p.kind == kind] for kind in KINDS]
+    """Random prompts, each kind as likely as the next."""
+    by_kind = [[p.prompt for p in all_prompts() if p.kind == kind] for kind in KINDS]
     kinds = torch.randint(len(KINDS), (count,), generator=rng).tolist()
     return [by_kind[k][int(torch.randint(len(by_kind[k]), (1,), generator=rng))] for k in kinds]

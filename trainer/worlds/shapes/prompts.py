@@ -2,13 +2,17 @@
 
 A prompt's ``key`` names its combination of kind, objects, colours, count, relation and word. Combinations that mean
 the same picture (``a circle left of a star``, ``a star right of a circle``) share one key, and training and held-out
-prompts share none. ``single_object`` has six prompts only, too few to split: it is held out by seed, so the same six
-prompts stand in both sets and evaluation uses noise that training never draws.
+prompts share none. Held out are they of rewards: pre-training and distillation, which know none, draw from all.
+``single_object`` has six prompts only, too few to split: it is held out by seed, so the same six prompts stand in both
+sets and evaluation uses noise that training never draws.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, permutations
@@ -17,7 +21,7 @@ from typing import Any
 from trainer.worlds.shapes.vocabulary import COLORS, COUNTS, KINDS, PLURALS, RELATIONS, SHAPES, WORDS
 
 HELDOUT_SHARE = 0.25
-"""Share of the combinations of a kind that training never sees."""
+"""Share of the combinations of a kind that post-training never sees."""
 SEED_SPLIT_KINDS = ("single_object",)
 """Kinds whose prompts stand in both sets, because they are too few to split."""
 _MIRRORED = {"right of": "left of", "below": "above"}
@@ -57,16 +61,17 @@ def two_object() -> list[PromptSpec]:
 
 
 def counting() -> list[PromptSpec]:
-    """So many of a shape, and no more."""
+    """So many of a shape and no more, of one colour or of any."""
     return [
         _spec(
             "counting",
-            f"{word} {PLURALS[s]}",
-            f"{n} {s}",
-            [{"class": s, "count": n}],
+            f"{word} {color} {PLURALS[s]}" if color else f"{word} {PLURALS[s]}",
+            f"{n} {color or 'any'} {s}",
+            [{"class": s, "count": n, **({"color": color} if color else {})}],
             exclude=[{"class": s, "count": n + 1}],
         )
         for n, word in COUNTS.items()
+        for color in (None, *COLORS)
         for s in SHAPES
     ]
 
@@ -108,7 +113,7 @@ def _one(shape: str, **more: Any) -> dict[str, Any]:
 
 @cache
 def all_prompts() -> tuple[PromptSpec, ...]:
-    """Every prompt of the world, kind by kind in the order of ``KINDS``."""
+    """Every prompt of the world, kind by kind in the order of ``KINDS``: what is drawn from where there is no reward."""
     makers = {
         "single_object": single_object,
         "two_object": two_object,
@@ -123,14 +128,32 @@ def all_prompts() -> tuple[PromptSpec, ...]:
 
 @cache
 def _heldout_keys() -> frozenset[str]:
-    """A quarter of the keys of each kind, chosen by the hash of the key: stable when the vocabulary grows."""
+    """A quarter of the keys of each kind."""
     chosen: set[str] = set()
     for kind in KINDS:
-        if kind in SEED_SPLIT_KINDS:
-            continue
-        keys = sorted({s.key for s in all_prompts() if s.kind == kind}, key=_rank)
-        chosen.update(keys[: round(HELDOUT_SHARE * len(keys))])
+        if kind not in SEED_SPLIT_KINDS:
+            keys = {s.key for s in all_prompts() if s.kind == kind}
+            chosen.update(_spread(keys, round(HELDOUT_SHARE * len(keys))))
     return frozenset(chosen)
+
+
+def _spread(keys: Iterable[str], number: int) -> list[str]:
+    """So many keys, chosen one by one: whose words were chosen least so far, and of equals by hash.
+
+    No shape, colour, count or relation is then held out much more often than the next.
+    """
+    left = sorted(keys, key=_rank)
+    taken: Counter[str] = Counter()
+    chosen = []
+    for _ in range(number):
+        chosen.append(min(left, key=lambda key: sum(taken[word] for word in _words(key))))
+        left.remove(chosen[-1])
+        taken.update(_words(chosen[-1]))
+    return chosen
+
+
+def _words(key: str) -> list[str]:
+    return [word for word in re.split(r"[ +]", key.partition("|")[2]) if word != "of"]
 
 
 def _rank(key: str) -> str:
@@ -138,7 +161,7 @@ def _rank(key: str) -> str:
 
 
 def train_prompts() -> list[PromptSpec]:
-    """Prompts that pre-training and post-training may see."""
+    """Prompts that rewards are learnt of."""
     return [s for s in all_prompts() if s.key not in _heldout_keys()]
 
 

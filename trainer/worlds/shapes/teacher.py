@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.diffusion.flow import add_noise, flow_velocity
 from trainer.diffusion.schedule import shift_sigma
-from trainer.models.sd3 import Conditioning, Sd3Family
+from trainer.models.sd3 import Conditioning, Sd3Family, native_precision
 from trainer.worlds.resumable import ResumableTraining, Schedule
 from trainer.worlds.shapes.components import (
     FLOW_SHIFT,
@@ -69,7 +69,7 @@ def train_teacher(
     )
     torch.manual_seed(seed)
     family = start or Sd3Family(new_pipeline(autoencoder), max_sequence_length=0)
-    family.precision = torch.bfloat16
+    family.precision = native_precision(torch.device("cpu"))
     pipeline = family.pipeline
     transformer = _compiled(pipeline.transformer)
     encoders = torch.nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2])
