@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.ablation_runs import CPU, Options, Run, evaluation_file, oracles, read_network, start_recipe
-from benchmarks.arms.catalogue import FORMS, START, Arm, Finding
+from benchmarks.arms.catalogue import START, Arm, Finding
 from benchmarks.raters import replace_json
 from rewardmesh.wire.strict_json import load_json
 from trainer.algorithms.tdm import NUM_STUDENT_STEPS
@@ -32,7 +32,6 @@ from trainer.samplers import student_sampler
 from trainer.training_process import build_roles, heldout_plan, initial_student, load_family
 
 __all__ = [
-    "common_snapshot",
     "difference",
     "evaluate_run",
     "evaluate_start",
@@ -91,17 +90,6 @@ def read_evaluation_of(folder: Path, at: int | None = None) -> Evaluation | None
     """What `evaluate_run` wrote; None if it has not."""
     file = evaluation_file(folder, at)
     return read_evaluation(load_json(file.read_bytes())) if file.exists() else None
-
-
-def common_snapshot(runs: Sequence[Run]) -> int | None:
-    """The last iteration whose student was kept by every form of the surrogate; None if one was not run, or has none.
-
-    Equal iterations are equal oracle calls, as all ask for as many pictures in each.
-    """
-    forms = [run for run in runs if run.arm.name in FORMS]
-    if {run.arm.name for run in forms} != set(FORMS):
-        return None
-    return max(set.intersection(*(run.snapshots() for run in forms)), default=None)
 
 
 def difference(

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any, Final
 
-from benchmarks.ablation_evaluation import common_snapshot, difference, read_evaluation_of, start_folder, verdict
+from benchmarks.ablation_evaluation import difference, verdict
 from benchmarks.ablation_figure import figure
-from benchmarks.ablation_runs import Options, Run
+from benchmarks.ablation_results import Result, plan_of
+from benchmarks.ablation_runs import Options
 from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, START, Finding
 from trainer.charts import Points
-from trainer.evaluate import Evaluation
-from trainer.report import read_metrics
+from trainer.evaluate import Evaluation, HeldoutPicture
 
 __all__ = ["curve", "draw", "markdown", "summary"]
 
@@ -21,91 +21,80 @@ _BINS: Final = 24
 _AT_TIME, _AT_CALLS = "equal wall time", "equal oracle calls"
 
 
-def summary(runs: Sequence[Run], options: Options) -> dict[str, Any]:
+def summary(results: Sequence[Result], options: Options) -> dict[str, Any]:
     """Everything that is known so far, as plain JSON."""
-    start = read_evaluation_of(options.folder / START)
-    at = common_snapshot(runs)
-    arms = {name: line for name in _names(runs) if (line := _arm_line(_of(runs, name), options))}
-    found = [line for one in FINDINGS if (line := _finding_line(one, runs, options))]
+    plan, at = plan_of(options), common_snapshot(results)
+    found = [line for one in FINDINGS if (line := _finding_line(one, results, plan))]
     if at is not None:
         compared = [one for one in FINDINGS if {one.higher, one.lower} <= set(FORMS)]
-        found += [line for one in compared if (line := _finding_line(one, runs, options, at=at))]
-    curves = {name: [list(point) for point in curve(_of(runs, name))] for name in _names(runs)}
+        found += [line for one in compared if (line := _finding_line(one, results, plan, at=at))]
     return {
         "minutes": options.minutes,
         "bank_groups": options.bank_groups,
-        "start": start.overall if start else None,
         "iterations_at_equal_oracle_calls": at,
-        "arms": arms,
+        "arms": {name: _arm_line(_of(results, name), plan) for name in _names(results)},
         "findings": found,
-        "curves": curves,
+        "curves": {name: [list(point) for point in curve(_of(results, name))] for name in _names(results)},
     }
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(run.arm.name for run in runs))
+def _names(results: Sequence[Result]) -> list[str]:
+    """In the order of the catalogue."""
+    return [name for name in ARMS if _of(results, name)]
 
 
-def _of(runs: Sequence[Run], name: str) -> list[Run]:
-    return [run for run in runs if run.arm.name == name]
+def _of(results: Sequence[Result], name: str) -> list[Result]:
+    return [result for result in results if result.arm == name]
 
 
-def _evaluation(run: Run, at: int | None = None) -> Evaluation | None:
-    """Of the end of its time, or of a snapshot; None if that is still to come."""
-    return None if at is None and run.next_stage() is not None else read_evaluation_of(run.folder, at)
+def common_snapshot(results: Sequence[Result]) -> int | None:
+    """The last iteration whose student was judged for every form of the surrogate; None if one has none.
+
+    Equal iterations are equal oracle calls, as all ask for as many pictures in each.
+    """
+    judged = [{int(at) for result in _of(results, name) for at in result.snapshots} for name in FORMS]
+    return max(set.intersection(*judged), default=None)
 
 
-def _arm_line(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+def _arm_line(results: Sequence[Result], plan: Sequence[HeldoutPicture]) -> dict[str, Any]:
     """Of the seeds that are done. An arm rises from the start as it samples it itself."""
-    ended = [(run, found) for run in runs if (found := _evaluation(run)) is not None]
-    if not ended:
-        return None
-    metrics = [line for run, _ in ended for stage in run.arm.stages for line in read_metrics(run.stage_folder(stage))]
-    evaluations = [found for _, found in ended]
-    line = {
-        "says": ended[0][0].arm.says,
-        "overrides": [list(stage.overrides) for stage in ended[0][0].arm.stages],
-        "seeds": [run.seed for run, _ in ended],
-        "diverged": [
-            run.seed for run, _ in ended if any("diverged" in (run.trained(stage) or {}) for stage in run.arm.stages)
-        ],
+    arm = ARMS[results[0].arm]
+    evaluations = [result.evaluation(plan) for result in results]
+    starts = [result.evaluation_of_start(plan) for result in results]
+    interval, by_seed = difference(evaluations, starts)
+    return {
+        "says": arm.says,
+        "overrides": [list(stage.overrides) for stage in arm.stages],
+        "seeds": [result.seed for result in results],
+        "diverged": [result.seed for result in results if result.diverged],
         "strict": [found.overall for found in evaluations],
         "by_kind": [{kind.kind: kind.share for kind in found.by_kind} for found in evaluations],
-        "iterations": len(metrics) / len(ended),
-        "pictures_scored": sum(_scored(one) for one in metrics) / len(ended),
-        "threads": sorted(
-            {int(done["threads"]) for run, _ in ended for stage in run.arm.stages if (done := run.trained(stage))}
-        ),
+        "iterations": fmean(result.iterations for result in results),
+        "pictures_scored": fmean(result.pictures_scored for result in results),
+        "threads": sorted({number for result in results for number in result.threads}),
+        "start": starts[0].overall,
+        "rise": asdict(interval),
+        "rise_by_seed": by_seed,
     }
-    start = read_evaluation_of(start_folder(runs[0].arm, options))
-    if start is not None:
-        line["start"] = start.overall
-        interval, by_seed = difference(evaluations, [start] * len(evaluations))
-        line |= {"rise": asdict(interval), "rise_by_seed": by_seed}
-    return line
-
-
-def _scored(line: dict[str, Any]) -> int:
-    return sum(int(outcome["scored"]) for outcome in line["outcomes"].values())
 
 
 def _finding_line(
-    finding: Finding, runs: Sequence[Run], options: Options, *, at: int | None = None
+    finding: Finding, results: Sequence[Result], plan: Sequence[HeldoutPicture], *, at: int | None = None
 ) -> dict[str, Any] | None:
     """None unless both arms are done with at least one seed in common. Arms that sample differently, and so do not
     start from the same accuracy, are compared by how far they rose.
     """
-    start = read_evaluation_of(options.folder / START)
-    higher, lower = (
-        {run.seed: found for run in _of(runs, name) if (found := _evaluation(run, at)) is not None}
-        for name in (finding.higher, finding.lower)
-    )
-    if finding.lower == START and start is not None:
-        lower = dict.fromkeys(higher, start)
+
+    def judged(name: str) -> dict[int, Evaluation]:
+        if name == START:
+            return {one.seed: one.evaluation_of_start(plan) for one in _of(results, finding.higher)}
+        return {one.seed: one.evaluation(plan, at=at) for one in _of(results, name)}
+
+    higher, lower = judged(finding.higher), judged(finding.lower)
     seeds = sorted(higher.keys() & lower.keys())
     if not seeds:
         return None
-    starts = _unlike_starts(finding, options)
+    starts = _unlike_starts(finding, results, plan)
     interval, by_seed = difference([higher[n] for n in seeds], [lower[n] for n in seeds], starts=starts)
     return {
         **asdict(finding),
@@ -118,32 +107,20 @@ def _finding_line(
     }
 
 
-def _unlike_starts(finding: Finding, options: Options) -> tuple[Evaluation, Evaluation] | None:
+def _unlike_starts(
+    finding: Finding, results: Sequence[Result], plan: Sequence[HeldoutPicture]
+) -> tuple[Evaluation, Evaluation] | None:
     """Of the two arms, where one samples otherwise; else None."""
-    if finding.lower == START:
+    names = (finding.higher, finding.lower)
+    if START in names or len({ARMS[name].sampler for name in names}) == 1:
         return None
-    folders = [start_folder(ARMS[name], options) for name in (finding.higher, finding.lower)]
-    one, other = map(read_evaluation_of, folders)
-    return None if folders[0] == folders[1] or one is None or other is None else (one, other)
+    one, other = (_of(results, name)[0].evaluation_of_start(plan) for name in names)
+    return one, other
 
 
-def curve(runs: Sequence[Run]) -> Points:
-    """Mean graded reward of the pictures that the arm was scored for, over minutes of training and over its seeds.
-
-    Stages stand one after another. A seed that is not done yet is left out.
-    """
-    points: list[tuple[float, float]] = []
-    ended = [run for run in runs if run.next_stage() is None]
-    for run in ended:
-        before = 0.0
-        for stage in run.arm.stages:
-            lines = read_metrics(run.stage_folder(stage))
-            points += [
-                ((before + line["elapsed_s"]) / 60, line["reward"] + 0.5)
-                for line in lines
-                if line["reward"] is not None
-            ]
-            before += run.options.minutes * 60 * stage.share
+def curve(results: Sequence[Result]) -> Points:
+    """Mean graded reward of the pictures that the arm was scored for, over minutes of training and over its seeds."""
+    points = [point for result in results for point in result.curve]
     if not points:
         return []
     last = max(minute for minute, _ in points)
@@ -153,23 +130,20 @@ def curve(runs: Sequence[Run]) -> Points:
     return [(fmean(m for m, _ in bins[n]), fmean(r for _, r in bins[n])) for n in sorted(bins)]
 
 
-def draw(runs: Sequence[Run], options: Options) -> str:
-    """The figure, as SVG."""
-    done = {name: sum(run.next_stage() is None for run in _of(runs, name)) for name in _names(runs)}
+def draw(results: Sequence[Result], options: Options) -> str:
+    """The figure, as SVG. A panel that has one curve compares nothing, and is left out."""
+    done = {name: len(_of(results, name)) for name in _names(results)}
     panels = {
         title: {
-            f"{name} ({done[name]} seed{'s' if done[name] > 1 else ''})": curve(_of(runs, name))
+            f"{name} ({done[name]} seed{'s' if done[name] > 1 else ''})": curve(_of(results, name))
             for name in names
-            if done.get(name)
+            if name in done
         }
         for title, names in PANELS.items()
     }
-    compared = {
-        title: curves for title, curves in panels.items() if len(curves) > 1
-    }  # one curve alone compares nothing
     return figure(
         f"Mean reward of training pictures over {options.minutes:g} minutes of training; mean of so many seeds",
-        compared,
+        {title: curves for title, curves in panels.items() if len(curves) > 1},
     )
 
 
@@ -177,10 +151,9 @@ def markdown(found: dict[str, Any]) -> str:
     """The two tables."""
     threads = sorted({number for arm in found["arms"].values() for number in arm["threads"]})
     on = f", on {' or '.join(map(str, threads))} thread{'' if threads == [1] else 's'}" if threads else ""
+    start = f"from the shipped student and one bank of {found['bank_groups']} groups"
     lines = [
-        f"Each arm for {found['minutes']:g} minutes of training{on}, from the shipped student"
-        + (f" (strict {found['start']:.3f} held out)" if found["start"] is not None else "")
-        + f" and one bank of {found['bank_groups']} groups.",
+        f"Each arm for {found['minutes']:g} minutes of training{on}, {start}.",
         "",
         "| arm | what | seeds | start | strict, held out | rise [95 %] | iterations | pictures scored |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
@@ -191,9 +164,9 @@ def markdown(found: dict[str, Any]) -> str:
             f"`{name}`",
             arm["says"],
             str(len(arm["seeds"])),
-            f"{arm['start']:.3f}" if "start" in arm else "",
+            f"{arm['start']:.3f}",
             f"{fmean(arm['strict']):.3f}{spread}",
-            _interval(arm.get("rise")),
+            _interval(arm["rise"]),
             f"{arm['iterations']:.0f}" + (", diverged" if arm["diverged"] else ""),
             f"{arm['pictures_scored']:.0f}",
         ]
@@ -220,5 +193,5 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _interval(interval: dict[str, float] | None) -> str:
-    return "" if interval is None else f"{interval['value']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
+def _interval(interval: dict[str, float]) -> str:
+    return f"{interval['value']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"

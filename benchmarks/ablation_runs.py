@@ -3,6 +3,7 @@
     FOLDER/start/                    the bank: rollouts of the shipped student, scored
     FOLDER/ARM/seed-N/STAGE/         a run folder; when its time is over: network.safetensors, trained.json
     FOLDER/ARM/seed-N/STAGE/snapshots/ITERATION.safetensors      of forms: the averaged student on the way
+    FOLDER/results/                  what `benchmarks.ablation_results` keeps of them
 
 Nothing is done twice: a run goes on from its checkpoint, one that was given fewer minutes before too, and what is done
 is passed over.
@@ -36,6 +37,7 @@ from trainer.recipe import Recipe, dump_recipe, load_recipe
 from trainer.rollouts import seed_for
 from trainer.run_folder import RunFolder
 from trainer.training_process import build_roles, load_family, model_folder, training_prompts
+from trainer.worlds.shapes.weights_folder import CHECKSUMS
 
 __all__ = [
     "CPU",
@@ -47,6 +49,7 @@ __all__ = [
     "oracles",
     "read_network",
     "runs_of",
+    "shipped_weights",
     "start_recipe",
     "train_stage",
 ]
@@ -70,6 +73,12 @@ class Options:
     bank_groups: int = 1200
     overrides: tuple[str, ...] = ()
     piece_s: float | None = None
+    kept: Path | None = None
+    """Where results are kept; in the folder, unless said otherwise."""
+
+    @property
+    def results(self) -> Path:
+        return self.kept or self.folder / "results"
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ def collect_bank(options: Options) -> bool:
     Raises: SystemExit if it is of another student than the one that ships now.
     """
     recipe, folder = start_recipe(options), RunFolder(options.folder / START)
-    done, shipped = folder.path / "trained.json", _checksums(recipe)
+    done, shipped = folder.path / "trained.json", shipped_weights(recipe)
     if done.exists():
         if load_json(done.read_bytes())["weights"] != shipped:
             raise SystemExit(f"{options.folder} was begun with other weights than ship now: use another --folder")
@@ -150,9 +159,10 @@ def collect_bank(options: Options) -> bool:
     return True
 
 
-def _checksums(recipe: Recipe) -> str:
-    """Of the weights that arms start from."""
-    return hashlib.sha256((model_folder(recipe) / "SHA256SUMS").read_bytes()).hexdigest()
+def shipped_weights(recipe: Recipe) -> str:
+    """SHA-256 of the list of checksums of the weights that arms start from; what TDM-R1 made of them is not in it."""
+    listed = (model_folder(recipe) / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    return hashlib.sha256("\n".join(line for line in listed if "  tdm_r1/" not in line).encode()).hexdigest()
 
 
 def train_stage(run: Run, stage: Stage) -> None:

@@ -300,8 +300,8 @@ def read_sampling(folder: Path) -> dict[str, Any]:
 
 
 def forget_paths(folder: Path) -> None:
-    """Takes out of the configurations below ``folder`` where on this machine a part was loaded from."""
-    for file in folder.rglob("config.json"):
+    """Takes out of the configurations below ``folder`` where on this machine the pipeline or a part was loaded from."""
+    for file in (*folder.rglob("config.json"), *folder.rglob("model_index.json")):
         config = json.loads(file.read_text())
         if config.pop("_name_or_path", None) is not None:
             file.write_text(json.dumps(config, indent=2) + "\n")

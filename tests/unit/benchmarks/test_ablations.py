@@ -18,13 +18,14 @@ import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
 
-from benchmarks import ablation_evaluation, ablation_runs, ablations
+from benchmarks import ablation_evaluation, ablation_results, ablation_runs, ablations
 from benchmarks.ablation_evaluation import (
     evaluate_run,
     evaluate_start,
     start_folder,
 )
 from benchmarks.ablation_report import markdown, summary
+from benchmarks.ablation_results import Result, keep_result, read_result
 from benchmarks.ablation_runs import Options, Run, collect_bank, runs_of, train_stage
 from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, PAPER, START
 from benchmarks.arms.elsewhere import Elsewhere
@@ -161,9 +162,15 @@ def test_an_arm_that_diverges_ends_with_what_it_had(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(TdmR1, "student_step", student_step)
     train_stage(run, run.arm.stages[0])
     assert run.next_stage() is None and len(read_metrics(run.folder / "run")) == 1
-    assert evaluate_run(run)
-    found = summary([run], run.options)
+    assert evaluate_run(run) and evaluate_start(run.arm, run.options) and keep_result(run)
+    found = summary([kept(run)], run.options)
     assert found["arms"]["e9"]["diverged"] == [0] and "| 1, diverged |" in markdown(found)
+
+
+def kept(run: Run) -> Result:
+    result = read_result(run)
+    assert result is not None
+    return result
 
 
 def algorithm_of(kind: type[TdmR1], name: str, family: Sd3Family) -> TdmR1:
@@ -292,13 +299,21 @@ def test_a_command_that_was_ended_goes_on_and_does_nothing_twice(
     assert command("cut") == 0
     assert "| `e11` | tilt (E11), cold | 1 | 1.000 | 1.000 |" in capsys.readouterr().out
     assert command("nothing", "--only-report") == 0
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"tdm_r1-seed-0.json is of 10 minutes"):
         command("cut", "--minutes", "0.5")
-    assert "holds an arm of 10 minutes" in capsys.readouterr().err
     assert command("cut", "--only-report", "--minutes", "20") == 0
     assert "Not done: tdm_r1," in capsys.readouterr().out
-    monkeypatch.setattr(ablation_runs, "_checksums", lambda _: "others")
-    with pytest.raises(SystemExit, match="other weights"):
+    elsewhere = ("--results", str(tmp_path / "cut" / "results"))
+    assert command("new", *elsewhere) == 0, "done on another machine"
+    assert not (tmp_path / "new" / START).exists()
+    with pytest.raises(SystemExit, match=r"of other weights or held-out prompts"):
+        command("new", *elsewhere, "--set", "evaluation.seed=5")
+    for module in (ablation_runs, ablation_results):
+        monkeypatch.setattr(module, "shipped_weights", lambda _: "others")
+    with pytest.raises(SystemExit, match="of other weights"):
+        command("cut")
+    shutil.rmtree(tmp_path / "cut" / "results")
+    with pytest.raises(SystemExit, match="begun with other weights"):
         command("cut")
     found = json.loads((tmp_path / "whole.json").read_text())
     assert found["benchmark"] == "ablations" and found["arms"]["tdm_r1"]["seeds"] == [0, 1]
@@ -336,7 +351,8 @@ def test_an_arm_that_samples_otherwise_has_a_start_of_its_own(tmp_path: Path) ->
         run.stage_folder(arm.stages[0]).mkdir(parents=True)
         (run.stage_folder(arm.stages[0]) / "trained.json").write_text(json.dumps({"minutes": 10, "threads": 1}))
         (run.folder / "evaluation.json").write_bytes((tmp_path / START / "evaluation.json").read_bytes())
-    found = summary([Run(ARMS[name], 0, options) for name in ("tdm_r1", "stochastic")], options)
+        assert keep_result(run)
+    found = summary([kept(Run(ARMS[name], 0, options)) for name in ("tdm_r1", "stochastic")], options)
     assert found["arms"]["stochastic"]["start"] == 1.0
     of = {one["lower"]: one["of"] for one in found["findings"]}
     assert of["stochastic"] == "rise" and of[START] == "accuracy"

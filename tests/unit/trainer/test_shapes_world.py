@@ -66,7 +66,9 @@ def test_a_count_may_name_a_colour() -> None:
     checks = {p.prompt: p.checks for p in all_prompts()}
     assert checks["three red crosses"]["include"] == [{"class": "cross", "count": 3, "color": "red"}]
     assert checks["three crosses"]["include"] == [{"class": "cross", "count": 3}]
-    assert checks["three red crosses"]["exclude"] == checks["three crosses"]["exclude"] == [{"class": "cross", "count": 4}]
+    assert (
+        checks["three red crosses"]["exclude"] == checks["three crosses"]["exclude"] == [{"class": "cross", "count": 4}]
+    )
 
 
 def test_mirrored_positions_mean_the_same_combination() -> None:
