@@ -110,7 +110,9 @@ def distil(
     family = _family(to, device)
     roles = _roles(family, lora=lora)
     recipe = (LORA_DISTILLATION if lora else DISTILLATION).model_copy(update={"batch_size": batch})
-    tdm = train(roles.shipped(work), family, roles=roles, recipe=recipe, num_steps=steps, seed=seed, start=to if warm else None)
+    tdm = train(
+        roles.shipped(work), family, roles=roles, recipe=recipe, num_steps=steps, seed=seed, start=to if warm else None
+    )
     for name, network in (("student", tdm.ema_student), ("fake_score", tdm.fake_score)):
         if lora:
             roles.export(roles.shipped(to) / name, network, num_steps=_STUDENT_STEPS)
