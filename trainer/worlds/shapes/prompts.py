@@ -113,7 +113,7 @@ def _one(shape: str, **more: Any) -> dict[str, Any]:
 
 @cache
 def all_prompts() -> tuple[PromptSpec, ...]:
-    """Every prompt of the world, kind by kind in the order of ``KINDS``: pre-training and distillation draw from them."""
+    """Every prompt of the world, in the order of ``KINDS``: what pre-training and distillation draw from."""
     makers = {
         "single_object": single_object,
         "two_object": two_object,
