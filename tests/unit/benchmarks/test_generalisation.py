@@ -44,6 +44,6 @@ def test_each_set_is_judged_for_itself(
     training, held_out = found["one"]["training"], found["one"]["held out"]
     assert training["strict"] == 1.0
     assert held_out["strict"] == pytest.approx(2 / 7)  # counting, and the prompts that stand in both sets
-    assert (training["prompts"]["counting"], held_out["prompts"]["counting"]) == (14, 4)
+    assert (training["prompts"]["colors"], held_out["prompts"]["colors"]) == (27, 9)
     assert held_out["by_kind"] == {kind: float(kind in ("single_object", "counting")) for kind in held_out["by_kind"]}
-    assert "counting (14 / 4 prompts)" in capsys.readouterr().out
+    assert "colors (27 / 9 prompts)" in capsys.readouterr().out
