@@ -1,9 +1,9 @@
-"""Does what was learnt hold for combinations that training never saw? Strict passes on training and held-out prompts.
+"""Does a reward reach beyond the prompts that it was given for? Strict passes on training and held-out prompts.
 
     python -m benchmarks.generalisation [--networks student,tdm_r1] [--per-kind 200] [--json FILE]
 
-Pictures of both sets are drawn from noises that training never drew, and judged by the oracles. Training saw the words
-of the held-out prompts, and not together. `single_object` has six prompts, which stand in both sets.
+Pictures of both sets are drawn from noises that training never drew, and judged by the oracles. Of held-out prompts
+pre-training saw pictures, and post-training no reward. `single_object` has six prompts, which stand in both sets.
 """
 
 from __future__ import annotations
