@@ -15,7 +15,7 @@ from benchmarks.arms.catalogue import ARMS, FINDINGS, FORMS, PANELS, START, Find
 from trainer.charts import Points
 from trainer.evaluate import Evaluation, HeldoutPicture
 
-__all__ = ["curve", "draw", "markdown", "summary"]
+__all__ = ["common_snapshot", "curve", "draw", "markdown", "summary"]
 
 _BINS: Final = 24
 _AT_TIME, _AT_CALLS = "equal wall time", "equal oracle calls"
