@@ -284,12 +284,15 @@ class Sd3Family:
 
 
 def native_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies in it by itself, else float32: emulated, it would be slower."""
+    """bfloat16 where the device multiplies matrices in it by itself, else float32.
+
+    Of CPUs those with AMX: AVX-512's own bfloat16 is slower than float32 here (`benchmarks/precision.py`), emulated more so.
+    """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch has none
-        native = any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))
+        native = bool(known.get("amx_bf16"))
     return torch.bfloat16 if native else torch.float32
 
 
