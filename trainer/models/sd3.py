@@ -286,7 +286,7 @@ class Sd3Family:
 def native_precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies matrices in it by itself, else float32.
 
-    Of CPUs those with AMX: AVX-512's own bfloat16 is slower than float32 here (`benchmarks/precision.py`), emulated more so.
+    Of CPUs those with AMX: without, float32 is faster, AVX-512's own bfloat16 included (`benchmarks.precision`).
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
