@@ -21,7 +21,7 @@ from trainer.evaluate import Evaluation, HeldoutPicture, Outcome
 from trainer.report import read_metrics
 from trainer.training_process import heldout_plan
 
-__all__ = ["Result", "keep_result", "plan_of", "read_result"]
+__all__ = ["Result", "checksum_of", "keep_result", "plan_of", "read_kept", "read_result"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def keep_result(run: Run) -> bool:
         iterations=len(metrics),
         pictures_scored=sum(int(one["scored"]) for _, line in metrics for one in line["outcomes"].values()),
         weights=shipped_weights(start_recipe(run.options)),
-        asked=_asked(plan_of(run.options)),
+        asked=checksum_of(plan_of(run.options)),
         start=_passes(start),
         passed=_passes(evaluation),
         snapshots={
@@ -121,7 +121,8 @@ def plan_of(options: Options) -> list[HeldoutPicture]:
     return heldout_plan(start_recipe(options))
 
 
-def _asked(plan: Sequence[HeldoutPicture]) -> str:
+def checksum_of(plan: Sequence[HeldoutPicture]) -> str:
+    """Says which held-out pictures a result is of: SHA-256 of prompts, kinds and seeds."""
     return hashlib.sha256(dump_json([[one.spec.prompt, one.spec.kind, one.seed] for one in plan]).encode()).hexdigest()
 
 
@@ -133,10 +134,22 @@ def read_result(run: Run) -> Result | None:
     file = _file(run)
     if not file.exists():
         return None
-    result = Result(**load_json(file.read_bytes()))
-    now = (shipped_weights(start_recipe(run.options)), _asked(plan_of(run.options)))
-    if (result.weights, result.asked) != now:
-        raise SystemExit(f"{file} is of other weights or held-out prompts than there are now: use another --results")
+    result = read_kept(file, run.options)
     if result.minutes > run.options.minutes:
         raise SystemExit(f"{file} is of {result.minutes:g} minutes: use them, or another --results")
     return result if result.minutes == run.options.minutes or result.diverged else None
+
+
+def read_kept(file: Path, options: Options) -> Result:
+    """A result as it was kept.
+
+    Raises: SystemExit if it is none, or is of other weights or other held-out pictures than there are now.
+    """
+    try:
+        result = Result(**load_json(file.read_bytes()))
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"{file} is no result of an ablation: {error}") from None
+    now = (shipped_weights(start_recipe(options)), checksum_of(plan_of(options)))
+    if (result.weights, result.asked) != now:
+        raise SystemExit(f"{file} is of other weights or held-out prompts than there are now: use another --results")
+    return result

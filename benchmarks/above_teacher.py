@@ -2,7 +2,8 @@
 
     python -m benchmarks.above_teacher RUN RUN RUN [--json FILE]
 
-Of each run, a finished demo say, the held-out pictures that it ended with; of the teacher, pictures of the same prompts
+Of each run, a finished demo say, or a result that `benchmarks.ablations` kept (ARM-seed-N.json), the held-out pictures
+that it ended with; of the teacher, pictures of the same prompts
 from the same noise, drawn here (a minute). Differences are paired by picture. That of the mean has the 95 % interval
 over prompts; how trainings differ stands beside it, as their standard deviation. Exit status 1 unless every training is
 above its teacher and the interval of the mean is above 0.
@@ -21,15 +22,17 @@ import torch
 from rich.table import Table
 
 from benchmarks.ablation_evaluation import difference
+from benchmarks.ablation_results import plan_of, read_kept
+from benchmarks.ablation_runs import Options
 from benchmarks.networks import Networks
 from benchmarks.record import parser, print_table, write
 from deploy.oracles_in_process import OraclesInProcess
 from deploy.runs import find_run
 from deploy.settings import load_settings
 from rewardmesh.wire.strict_json import load_json
-from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluate import Evaluation, HeldoutPicture, evaluate
 from trainer.evaluation_files import HELDOUT_FILE, read_evaluation
-from trainer.recipe import Recipe, parse_recipe
+from trainer.recipe import parse_recipe
 from trainer.training_process import heldout_plan
 
 
@@ -41,12 +44,27 @@ def ended_with(folder: Path) -> Evaluation:
         raise SystemExit(f"{folder} has no {HELDOUT_FILE}: end its training first (rewardmesh demo)") from None
 
 
-def draw_with_teacher(recipe: Recipe) -> Evaluation:
-    """The pictures that a run of this recipe is judged by, drawn by the shipped teacher at 80 NFE."""
+def read_run(root: Path, name: str) -> tuple[Evaluation, list[HeldoutPicture]]:
+    """The pictures that a run, or a kept result of an ablation, ended with, and the plan that they follow.
+
+    Raises: SystemExit if it has none, or if the result is of other pictures or weights than there are now;
+        RecipeError if there is no such run.
+    """
+    if name.endswith(".json"):
+        file, options = Path(name), Options(Path())
+        plan = plan_of(options)
+        return read_kept(file, options).evaluation(plan), plan
+    folder = find_run(root, name)
+    recipe = parse_recipe((folder / "recipe.yaml").read_text(encoding="utf-8"), which=name)
+    return ended_with(folder), heldout_plan(recipe)
+
+
+def draw_with_teacher(plan: Sequence[HeldoutPicture]) -> Evaluation:
+    """The same held-out pictures, drawn by the shipped teacher at 80 NFE."""
     teacher = Networks().find("teacher")
     with torch.inference_mode():
         return evaluate(
-            heldout_plan(recipe),
+            plan,
             sampler=teacher.sampler,
             judge=OraclesInProcess().judge,
             name="teacher",
@@ -88,17 +106,14 @@ def table_of(content: Mapping[str, Any]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reads, draws, prints and writes."""
     made = parser(__doc__, repeats=False)
-    made.add_argument("runs", nargs="+", metavar="RUN", help="name or folder of a run that ended")
+    made.add_argument("runs", nargs="+", metavar="RUN", help="name or folder of a run that ended, or a kept result")
     given = made.parse_args(arguments)
     root = load_settings().run_root
-    folders = {name: find_run(root, name) for name in given.runs}
-    recipes = [
-        parse_recipe((one / "recipe.yaml").read_text(encoding="utf-8"), which=name) for name, one in folders.items()
-    ]
-    if any(recipe.evaluation != recipes[0].evaluation for recipe in recipes):
+    read = {name: read_run(root, name) for name in given.runs}
+    plan = next(iter(read.values()))[1]
+    if any(other != plan for _, other in read.values()):
         made.error("the runs were judged with different evaluations: compare runs of one recipe")
-    ended = {name: ended_with(folder) for name, folder in folders.items()}
-    content = content_of(ended, draw_with_teacher(recipes[0]))
+    content = content_of({name: ended for name, (ended, _) in read.items()}, draw_with_teacher(plan))
     print_table(table_of(content), f"{content['pictures']} pictures of each")
     write("above_teacher", content, json_file=given.json)
     return 0 if min(content["above"].values()) > 0 and content["mean_above"]["low"] > 0 else 1
