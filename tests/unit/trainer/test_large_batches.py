@@ -12,7 +12,7 @@ from trainer.algorithms.micro_batches import micro_batches
 from trainer.algorithms.networks import descend
 from trainer.algorithms.tdm_r1 import TdmR1
 from trainer.coordination import Solo
-from trainer.models.sd3 import Sd3Family
+from trainer.models.sd3 import Sd3Family, native_precision
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,6 +80,21 @@ def test_bfloat16_forwards_give_nearly_the_same_gradients_and_float32_networks(
         assert mixed[network][0][f"{network}_loss"] == pytest.approx(exact[network][0][f"{network}_loss"], rel=0.05)
         alike = torch.nn.functional.cosine_similarity(mixed[network][1], exact[network][1], dim=0)
         assert float(alike) > 0.98, network
+
+
+@pytest.mark.parametrize(
+    ("can", "chosen"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_if_it_multiplies_matrices_in_it(
+    monkeypatch: pytest.MonkeyPatch, can: dict[str, bool], chosen: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    assert native_precision(torch.device("cpu")) == chosen
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
