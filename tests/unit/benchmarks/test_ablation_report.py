@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.ablation_evaluation import difference, verdict
 from benchmarks.ablation_report import common_snapshot, curve, draw, markdown, summary
-from benchmarks.ablation_results import Result, keep_result, read_result
+from benchmarks.ablation_results import Result, keep_result, read_kept, read_result
 from benchmarks.ablation_runs import Options, Run
 from benchmarks.arms.catalogue import ARMS, FORMS, START, Finding
 from trainer.evaluate import Evaluation, Outcome
@@ -101,3 +101,12 @@ def test_what_is_kept_of_a_curve_goes_on_from_stage_to_stage(tmp_path: Path) -> 
     kept = read_result(run)
     assert kept is not None and (kept.iterations, kept.pictures_scored, kept.passed) == (2, 240, "1" * 14)
     assert kept.curve == [[0.5, 0.0], [1.5, 0.1]]
+
+
+def test_committed_results_are_of_the_weights_and_prompts_that_ship() -> None:
+    files = sorted((Path(__file__).parents[3] / "docs" / "ablations").glob("*.json"))
+    assert files, "docs/ablations has no results"
+    for file in files:
+        kept = read_kept(file, Options(Path("unused")))
+        assert file.stem == f"{kept.arm}-seed-{kept.seed}"
+        assert kept.minutes == 20 and kept.threads == [1], file.name
