@@ -129,6 +129,7 @@ def fit_surrogate(
     groups: Annotated[int, typer.Option(min=300, help="Groups of the bank, 12 pictures each.")] = 2400,
     seed: Seed = 0,
     lora: Lora = False,
+    warm: Warm = False,
     device: Device = "cpu",
 ) -> None:
     """Score rollouts of the student with the oracles, and fit the warm surrogate on them."""
@@ -140,9 +141,14 @@ def fit_surrogate(
     algorithm = _cold_algorithm(to, seed=seed, lora=lora, device=device)
     weights, work, to = to, algorithm.roles.shipped(work), algorithm.roles.shipped(to)
     bank = collect_bank(work, algorithm, OraclesInProcess(device=device).score, num_groups=groups, seed=seed)
-    ranking = fit(work, algorithm, bank, num_steps=steps, seed=seed)
     surrogate = algorithm.surrogate
     assert isinstance(surrogate, ValueSurrogate)
+    if warm:
+        try:
+            surrogate.load(to / ValueSurrogate.FILE)
+        except FileNotFoundError as error:
+            raise WeightsMissing(str(error), str(to), "leave --warm out") from error
+    ranking = fit(work, algorithm, bank, num_steps=steps, seed=seed, warm=warm)
     surrogate.save(to / ValueSurrogate.FILE)
     (work / "surrogate.json").write_text(json.dumps({"ranking": ranking, "steps": steps, "groups": groups}))
     write_checksums(weights)

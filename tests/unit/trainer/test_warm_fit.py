@@ -52,6 +52,14 @@ def test_a_bank_is_kept_and_a_fit_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     fit_surrogate(tmp_path, algorithm, bank, num_steps=3)
     assert not torch.equal(algorithm.surrogate.networks()["surrogate"].get_parameter("head.weight"), head)
 
+    rates = []
+    for warm in (False, True):
+        folder = tmp_path / f"warm-{warm}"
+        folder.mkdir()
+        fit_surrogate(folder, algorithm, bank, num_steps=1, warm=warm)
+        rates.append(algorithm.surrogate.optimizer.param_groups[0]["lr"])
+    assert rates[1] == pytest.approx(rates[0] / 2), "one that has been fitted before takes smaller steps"
+
 
 def test_a_set_is_of_one_group_or_of_all_three_and_its_own_prompts_come_first() -> None:
     rewards = torch.zeros(36, 6)

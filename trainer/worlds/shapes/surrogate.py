@@ -36,7 +36,8 @@ _MIXED_SHARE = 0.6
 """Share of the groups of a batch in which pictures of three prompts are contrasted: right and wrong lie far apart."""
 _SETS_PER_STEP = 8
 _HELDOUT = 64
-_LEARNING_RATE = 8e-4
+_COLD_RATE, _WARM_RATE = 8e-4, 4e-4
+"""Highest learning rates: of a surrogate that starts with an empty head, and of one that has been fitted before."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,16 @@ def collect_bank(work: Path, algorithm: TdmR1, score: Score, *, num_groups: int,
 
 
 def fit_surrogate(
-    work: Path, algorithm: TdmR1, bank: Sequence[ScoredGroups], *, num_steps: int, seed: int = 0
+    work: Path, algorithm: TdmR1, bank: Sequence[ScoredGroups], *, num_steps: int, seed: int = 0, warm: bool = False
 ) -> float:
     """Trains, or goes on training, the surrogate on all but the last 64 of the bank; returns its ranking of those.
 
+    ``warm``: it has been fitted before, to another student's pictures say, and takes smaller steps.
     The ranking is the share of unequal pairs of a group, for its own prompt, that are ordered rightly: over all
     boundaries, at freshly drawn levels.
     """
     checkpoint = work / "surrogate.pt"
-    schedule = Schedule(num_steps=num_steps, learning_rate=_LEARNING_RATE, warmup_steps=50)
+    schedule = Schedule(num_steps=num_steps, learning_rate=_WARM_RATE if warm else _COLD_RATE, warmup_steps=50)
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
