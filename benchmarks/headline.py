@@ -168,7 +168,7 @@ def _arguments() -> argparse.Namespace:
     made = parser(__doc__, repeats=False)
     made.add_argument("--run", help="a run whose newest checkpoint is TDM-R1's student (default: the one that ships)")
     made.add_argument("--quick", action="store_true", help="few pictures: a minute, and wide intervals")
-    made.add_argument("--only", help="these figures, with commas (default: all)")
+    made.add_argument("--only", metavar="NAMES", help=f"of {', '.join(NETWORKS)}, with commas (default: all)")
     made.add_argument("--per-kind", type=int, metavar="N", help="pictures of each kind of students (default 400)")
     made.add_argument("--teacher-per-kind", type=int, metavar="N", help="the same of the teacher (default 100)")
     made.add_argument(
@@ -176,7 +176,10 @@ def _arguments() -> argparse.Namespace:
     )
     made.add_argument("--grid", type=Path, metavar="FILE", help="also draw the same prompts by each of them, as PNG")
     made.add_argument("--device", default="cpu", help="where pictures are drawn (default cpu)")
-    return made.parse_args()
+    given = made.parse_args()
+    if unknown := set((given.only or "").split(",")) - {"", *NETWORKS}:
+        made.error(f"--only knows {', '.join(NETWORKS)}, not {', '.join(sorted(unknown))}")
+    return given
 
 
 def main() -> int:
