@@ -42,10 +42,10 @@ def test_documented_make_goals_exist(path: str) -> None:
     assert goals <= defined
 
 
-@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs/figures.md"])
 def test_documented_modules_exist(path: str) -> None:
     """Every `python -m benchmarks.NAME` and the like that a document tells people to run."""
     modules = set(re.findall(r"python -m ([a-z_]+\.[a-z_.]+)", read(Path(path))))
-    assert modules or path != "README.md"
+    assert modules or path == "CONTRIBUTING.md"
     missing = [name for name in modules if not (ROOT / (name.replace(".", "/") + ".py")).is_file()]
     assert missing == []
