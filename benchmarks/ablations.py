@@ -2,6 +2,7 @@
 
     make ablations                       all of it: 19 arms of 20 minutes, five of them with three seeds
     python -m benchmarks.ablations --arms tdm_r1 stochastic --minutes 5 --json FILE
+    python -m benchmarks.ablations --only-report --results docs/ablations       of what is kept in the repository
 
 Oracles are called in this process, on as many threads as OMP_NUM_THREADS says: the same for all arms. Everything lies
 in --folder and is gone on with: a killed command, called again, continues; with more --minutes each arm goes on to
