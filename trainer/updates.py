@@ -99,7 +99,8 @@ class Updates:
             self._learner.update_surrogate(batch, tally)
         for _ in range(updates["surrogate"]):
             self._learner.update_surrogate(groups, tally)
-            groups = self._learner.surrogate_groups(candidates, policy_version=version, rng=rng)
+            # What another draw from the bank finds may teach nothing; then what is at hand is learnt from again.
+            groups = self._learner.surrogate_groups(candidates, policy_version=version, rng=rng) or groups
         for _ in range(recipe.fake_score.updates_per_iteration - tally.counts.get("fake_score", 0)):
             self._learner.update_fake_score(rollout.group_ids, tally, rng=rng)
         for _ in range(updates["student"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,21 @@ def test_groups_of_too_little_spread_teach_the_surrogate_nothing(make_loop, tmp_
         line = lines(tmp_path / f"bound-{bound}")[-1]
         assert line["updates"].get("surrogate", 0) == updates
         assert line["updates"]["student"] == 1  # matching is learnt from every group
+
+
+def test_a_student_that_always_passes_does_not_end_the_run(make_loop, oracles, tmp_path) -> None:
+    """Few groups in the bank still teach: most draws from it find none of them."""
+
+    def after_first(score: Any, batch: Any) -> list[Any]:
+        passing = sum(len(oracle.seen) for oracle in oracles.values()) >= 16
+        return [one.model_copy(update={"reward": 1.0}) if passing else one for one in score(batch)]
+
+    for oracle in oracles.values():
+        oracle.score = partial(after_first, oracle.score)
+    settings = ("algorithm.batch_size=4", "algorithm.surrogate.updates_per_iteration=8", "store.bank_groups=1000")
+    make_loop(*settings, "feedback.max_inflight=1", "run.iterations=12").run()
+    assert len(lines(tmp_path / "run")) == 12
+    assert lines(tmp_path / "run")[-1]["groups"]["tied"] == 4
 
 
 def run_and_spread(make_loop, tmp_path: Path) -> list[float]:
