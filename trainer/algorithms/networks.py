@@ -6,6 +6,7 @@ Owns no mathematics of diffusion.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from trainer.algorithm_recipe import AdamSettings
 from trainer.coordination import Workers
 
-__all__ = ["adam", "descend", "follow", "mean_of", "rms"]
+__all__ = ["adam", "descend", "follow", "mean_of", "restore", "rms"]
 
 
 def adam(network: nn.Module, settings: AdamSettings) -> torch.optim.AdamW:
@@ -25,6 +26,14 @@ def adam(network: nn.Module, settings: AdamSettings) -> torch.optim.AdamW:
         weight_decay=settings.weight_decay,
         fused=True,
     )
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Takes a saved optimiser's moments, and not its settings: a learning rate is the recipe's, whatever it was before."""
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def descend(

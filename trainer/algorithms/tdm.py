@@ -20,7 +20,7 @@ from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe
 from trainer.algorithms.draws import Draws, Level, seeded
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.micro_batches import MicroBatch, micro_batches
-from trainer.algorithms.networks import adam, descend, follow, rms
+from trainer.algorithms.networks import adam, descend, follow, restore, rms
 from trainer.algorithms.student_steps import Pull, Start, StudentStep
 from trainer.coordination import Solo, Workers
 from trainer.diffusion.flow import clean_prediction, euler_step, renoise_boundary
@@ -240,7 +240,7 @@ class Tdm:
         for name, network in self._networks().items():
             network.load_state_dict(state["networks"][name])
         for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            restore(optimizer, state["optimizers"][name])
         self._updates = Counter(state["updates"])
 
 
