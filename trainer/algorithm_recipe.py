@@ -185,7 +185,8 @@ class StudentSettings(RecipeSection):
     reward_clip: FiniteFloat = Field(default=2.0, gt=0)
     """Each sample's direction is clipped to this many times the running root mean square."""
     reward_weighting: Literal["even", "shortfall"] = "even"
-    """Whose learned reward weighs how much. shortfall: each sample's by what its own reward lacks of the highest (E10).
+    """Whose learned reward weighs how much. shortfall: each sample's by what its own reward lacks of the highest (E10),
+    on the scale on which the running mean square of that is 1: the pull over all samples keeps its size.
 
     So nothing pulls at a picture that passes but matching and guidance. Needs oracles normalised to their range."""
     ema_decay: FiniteFloat = Field(default=0.95, ge=0, lt=1)

@@ -191,9 +191,8 @@ _ALL: Final = (
     ),
     _arm(
         "shortfall",
-        "TDM-R1, each picture pulled by what its own reward lacks, at 2.5 in place of 1.5",
+        "TDM-R1, each picture pulled by what its own reward lacks, as much over all",
         "algorithm.student.reward_weighting=shortfall",
-        "algorithm.student.reward_scale=2.5",
     ),
 )
 ARMS: Final[dict[str, Arm]] = {arm.name: arm for arm in _ALL}

@@ -27,7 +27,7 @@ class Start:
     """[B] float32."""
     cond: Conditioning
     shortfall: Tensor
-    """[B] float32 in [0, 1]: what the learned reward of each sample weighs."""
+    """[B] float32 in [0, 1]: what each sample's reward lacks; 1 where that is not asked for."""
 
     def __getitem__(self, rows: slice) -> Start:
         return Start(

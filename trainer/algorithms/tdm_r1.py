@@ -25,7 +25,7 @@ from trainer.algorithms.tdm import Tdm
 from trainer.coordination import Workers
 from trainer.diffusion.flow import draw_noise, per_sample, renoise_boundary
 from trainer.diffusion.schedule import shift_sigma
-from trainer.losses.student import direction_term, student_loss
+from trainer.losses.student import RunningRms, direction_term, student_loss
 from trainer.models.roles import Roles
 from trainer.models.sd3 import Sd3Family
 
@@ -48,6 +48,7 @@ class TdmR1(Tdm):
         super().__init__(recipe, family, roles=roles, weights=weights, seed=seed, workers=workers)
         with seeded(seed, 1):
             self.surrogate = self._new_surrogate(weights)
+        self._shortfall_rms = RunningRms()
         self._optimizers["surrogate"] = self.surrogate.optimizer
 
     def _new_surrogate(self, weights: Path | None) -> Surrogate:
@@ -129,11 +130,21 @@ class TdmR1(Tdm):
         for step, rows in zip(steps, pieces, strict=True):
             x_tau = renoise_boundary(step.z_next, level.noise[rows], step.sigma_next, level.tau[rows]).x_tau
             asked.append(Asked(x_tau, level.tau[rows], step.cond))
-        directions = self.surrogate.directions(asked)
+        directions, weights = self.surrogate.directions(asked), self._weights(start.shortfall)
         return [
-            replace(pull, reward=per_sample(start.shortfall[rows], direction) * direction, reward_target=target)
+            replace(pull, reward=per_sample(weights[rows], direction) * direction, reward_target=target)
             for pull, (direction, target), rows in zip(pulls, directions, pieces, strict=True)
         ]
+
+    def _weights(self, shortfall: Tensor) -> Tensor:
+        """What each sample's learned reward weighs [B]: its shortfall, on the scale on which their running mean square
+        is 1, so that the pull keeps its size however few samples it falls to."""
+        if self.recipe.student.reward_weighting == "even":
+            return shortfall
+        pooled = torch.stack([shortfall.square().sum(), shortfall.new_tensor(float(len(shortfall)))])
+        self.workers.average([pooled])
+        size = self._shortfall_rms.take(float(pooled[0] / pooled[1]))
+        return shortfall / size if size > 0 else shortfall
 
     def _student_loss(self, step: StudentStep, pull: Pull) -> Tensor:
         """Matching, guidance and the learned reward (E10)."""
@@ -157,8 +168,11 @@ class TdmR1(Tdm):
         return super()._networks() | self.surrogate.networks()
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"surrogate": self.surrogate.state_dict()}
+        own = {"surrogate": self.surrogate.state_dict(), "shortfall_rms": self._shortfall_rms.state_dict()}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.surrogate.load_state_dict(state["surrogate"])
+        if "shortfall_rms" in state:  # checkpoints before 0.2 have none, and it finds itself in an update
+            self._shortfall_rms.load_state_dict(state["shortfall_rms"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from trainer.algorithm_recipe import AlgorithmRecipe, FakeScoreSettings, StudentSettings, SurrogateSettings
+from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, FakeScoreSettings, StudentSettings, SurrogateSettings
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.tdm import Tdm
 from trainer.algorithms.tdm_r1 import TdmR1
@@ -48,7 +48,7 @@ def recipe(form: str, **more: Any) -> AlgorithmRecipe:
             form=form, fresh_share=FORMS[form], initial_weights="teacher", reference="surrogate_ema"
         ),
         fake_score=FakeScoreSettings(initial_weights="teacher"),
-        student=StudentSettings(initial_weights="teacher"),
+        student=StudentSettings(initial_weights="teacher", reward_weighting="shortfall"),
         **more,
     )
 
@@ -135,6 +135,20 @@ def test_adapters_learn_and_go_on_from_a_checkpoint(family: Sd3Family, form: str
     other.load_state_dict({**read.state, "networks": read.networks})
     assert learn(one) == learn(other)
     assert changed(weights_of(one), weights_of(other)) == set()
+
+
+def test_a_checkpoint_brings_moments_and_the_recipe_the_learning_rate(family: Sd3Family) -> None:
+    def algorithm(learning_rate: float) -> TdmR1:
+        student = StudentSettings(initial_weights="teacher", optimizer=AdamSettings(learning_rate=learning_rate))
+        settings = recipe("value_contrast").model_copy(update={"student": student})
+        return TdmR1(settings, family, roles=way("lora", family))
+
+    before, after = algorithm(3e-4), algorithm(1e-4)
+    before.student_step(batch_of(before))
+    after.load_state_dict(before.state_dict())
+    (group,), moments = after.optimizers["student"].param_groups, after.optimizers["student"].state_dict()["state"]
+    assert group["lr"] == 1e-4
+    assert {int(one["step"]) for one in moments.values()} == {1}
 
 
 def test_plain_distillation_moves_an_adapter_towards_what_guidance_draws(family: Sd3Family) -> None:
