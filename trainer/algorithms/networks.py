@@ -29,7 +29,7 @@ def adam(network: nn.Module, settings: AdamSettings) -> torch.optim.AdamW:
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes a saved optimiser's moments, and not its settings: a learning rate is the recipe's, whatever it was before."""
+    """Takes a saved optimiser's moments and not its settings: a learning rate is the recipe's, whatever it was."""
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):

@@ -138,7 +138,8 @@ class TdmR1(Tdm):
 
     def _weights(self, shortfall: Tensor) -> Tensor:
         """What each sample's learned reward weighs [B]: its shortfall, on the scale on which their running mean square
-        is 1, so that the pull keeps its size however few samples it falls to."""
+        is 1, so that the pull keeps its size however few samples it falls to.
+        """
         if self.recipe.student.reward_weighting == "even":
             return shortfall
         pooled = torch.stack([shortfall.square().sum(), shortfall.new_tensor(float(len(shortfall)))])
@@ -174,5 +175,5 @@ class TdmR1(Tdm):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.surrogate.load_state_dict(state["surrogate"])
-        if "shortfall_rms" in state:  # checkpoints before 0.2 have none, and it finds itself in an update
+        if "shortfall_rms" in state:  # else it finds itself in the first update
             self._shortfall_rms.load_state_dict(state["shortfall_rms"])

@@ -12,7 +12,13 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from trainer.algorithm_recipe import AdamSettings, AlgorithmRecipe, FakeScoreSettings, StudentSettings, SurrogateSettings
+from trainer.algorithm_recipe import (
+    AdamSettings,
+    AlgorithmRecipe,
+    FakeScoreSettings,
+    StudentSettings,
+    SurrogateSettings,
+)
 from trainer.algorithms.interface import TrajectoryBatch
 from trainer.algorithms.tdm import Tdm
 from trainer.algorithms.tdm_r1 import TdmR1
