@@ -11,6 +11,8 @@ Owns no sampling: samplers are `trainer.samplers`'.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +29,7 @@ from trainer.recipe import Recipe, load_recipe
 from trainer.samplers import student_sampler, teacher_sampler
 from trainer.training_process import build_roles, load_family, model_folder
 
-__all__ = ["SHIPPED", "Network", "Networks"]
+__all__ = ["SHIPPED", "Network", "Networks", "shown_names"]
 
 SHIPPED: Final = ("teacher", "teacher_4", "student", "tdm_r1")
 
@@ -40,6 +42,13 @@ class Network:
     sampler: Sampler
     nfe: int
     """Network forwards a picture, guidance counted."""
+
+
+def shown_names(names: Sequence[str]) -> dict[str, str]:
+    """How each is headed in a table: a run by its folder's name alone, unless two of them would share it."""
+    short = {name: Path(name).name for name in names}
+    shared = Counter(short.values())
+    return {name: own if shared[own] == 1 else name for name, own in short.items()}
 
 
 class Networks:

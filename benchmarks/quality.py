@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.measures.bootstrap import Drawn, draw_weights
 from benchmarks.measures.table import MEASURES, measure_pictures, worsened
-from benchmarks.networks import Networks
+from benchmarks.networks import Networks, shown_names
 from benchmarks.record import parser, print_table, write
 from trainer.evaluate import HeldoutPicture, Pictures, plan_heldout
 from trainer.worlds.shapes.prompts import heldout_prompts
@@ -131,8 +130,9 @@ def main() -> None:
         seed=_SEED,
     )
     networks = Networks(device=arguments.device)
-    pictures = {Path(name).name: sampled(networks, name, plan) for name in arguments.networks.split(",")}
-    baseline = Path(arguments.baseline).name
+    names = shown_names(arguments.networks.split(","))
+    pictures = {shown: sampled(networks, name, plan) for name, shown in names.items()}
+    baseline = names.get(arguments.baseline, arguments.baseline)
     found = measure(pictures, plan, num_draws=arguments.draws)
     table, lines = table_of(found, baseline)
     print_table(table, f"{len(plan)} pictures a network, {arguments.group} of each prompt", *lines)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.networks import SHIPPED, Networks
+from benchmarks.networks import SHIPPED, Networks, shown_names
 from rewardmesh.wire.errors import RecipeError, WeightsMissing
 from trainer.worlds.shapes.weights_folder import WEIGHTS
 
@@ -51,3 +51,12 @@ def test_any_other_name_is_a_run(networks: Networks, tmp_path: Path) -> None:
     (tmp_path / "begun" / "recipe.yaml").touch()
     with pytest.raises(RecipeError, match="no checkpoint yet"):
         networks.find("begun")
+
+
+def test_runs_whose_folders_share_a_name_stay_apart() -> None:
+    assert shown_names(["student", "a/run", "b/run", "runs/demo"]) == {
+        "student": "student",
+        "a/run": "a/run",
+        "b/run": "b/run",
+        "runs/demo": "demo",
+    }
