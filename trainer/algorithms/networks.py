@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainer.algorithm_recipe import AdamSettings
 from trainer.coordination import Workers
 
-__all__ = ["adam", "descend", "follow", "mean_of", "restore", "rms"]
+__all__ = ["adam", "descend", "follow", "mean_of", "mean_square", "restore", "rms"]
 
 
 def adam(network: nn.Module, settings: AdamSettings) -> torch.optim.AdamW:
@@ -79,3 +79,10 @@ def mean_of(values: Tensor) -> float:
 def rms(values: Tensor) -> float:
     """Root mean square over everything."""
     return float(values.detach().float().square().mean().sqrt())
+
+
+def mean_square(tensor: Tensor, workers: Workers) -> float:
+    """Of all elements, those of the other workers too, however many each has."""
+    pooled = torch.stack([tensor.square().sum(), tensor.new_tensor(float(tensor.numel()))])
+    workers.average([pooled])
+    return float(pooled[0] / pooled[1])

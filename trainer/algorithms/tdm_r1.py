@@ -17,7 +17,7 @@ from torch import Tensor
 from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.draws import Draws, seeded
 from trainer.algorithms.interface import TrajectoryBatch
-from trainer.algorithms.networks import rms
+from trainer.algorithms.networks import mean_square, rms
 from trainer.algorithms.student_steps import Pull, Start, StudentStep
 from trainer.algorithms.surrogate_forms import build_surrogate
 from trainer.algorithms.surrogates import Asked, Renoised, Surrogate, ranking
@@ -142,9 +142,7 @@ class TdmR1(Tdm):
         """
         if self.recipe.student.reward_weighting == "even":
             return shortfall
-        pooled = torch.stack([shortfall.square().sum(), shortfall.new_tensor(float(len(shortfall)))])
-        self.workers.average([pooled])
-        size = self._shortfall_rms.take(float(pooled[0] / pooled[1]))
+        size = self._shortfall_rms.take(mean_square(shortfall, self.workers))
         return shortfall / size if size > 0 else shortfall
 
     def _student_loss(self, step: StudentStep, pull: Pull) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.algorithm_recipe import AlgorithmRecipe
 from trainer.algorithms.micro_batches import micro_batches
-from trainer.algorithms.networks import adam, descend
+from trainer.algorithms.networks import adam, descend, mean_square
 from trainer.algorithms.surrogates import Asked, Renoised, ranking
 from trainer.algorithms.value_network import ValueNetwork
 from trainer.coordination import Solo, Workers
@@ -119,10 +119,7 @@ class ValueSurrogate:
     def directions(self, asked: Sequence[Asked]) -> list[tuple[Tensor, Tensor | None]]:
         """The value's gradient, brought to the recipe's size; its normaliser is the guided teacher's."""
         gradients = [self._gradient(*one) for one in asked]
-        squares = torch.cat(gradients).square()
-        pooled = torch.stack([squares.sum(), squares.new_tensor(float(squares.numel()))])
-        self._workers.average([pooled])
-        size = self._rms.take(float(pooled[0] / pooled[1]))
+        size = self._rms.take(mean_square(torch.cat(gradients), self._workers))
         scale, clip = self._student.reward_scale, self._student.reward_clip
         return [(value_direction(one, rms=size, scale=scale, clip=clip), None) for one in gradients]
 
