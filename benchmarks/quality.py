@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def main() -> None:
     networks = Networks(device=arguments.device)
     names = shown_names(arguments.networks.split(","))
     pictures = {shown: sampled(networks, name, plan) for name, shown in names.items()}
-    baseline = names.get(arguments.baseline, arguments.baseline)
+    baseline = names.get(arguments.baseline, Path(arguments.baseline).name)
     found = measure(pictures, plan, num_draws=arguments.draws)
     table, lines = table_of(found, baseline)
     print_table(table, f"{len(plan)} pictures a network, {arguments.group} of each prompt", *lines)
